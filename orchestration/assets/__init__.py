@@ -1,0 +1,1 @@
+"""The assets, left to right: event log, raw layer, models, syncs, ledger."""

@@ -1,0 +1,102 @@
+"""The raw layer's assets: what dlt loads from the log, the CRM and the help desk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dagster import (
+    AssetCheckResult,
+    AssetCheckSpec,
+    AssetExecutionContext,
+    AssetKey,
+    AssetObservation,
+    AssetSpec,
+    MaterializeResult,
+    multi_asset,
+)
+
+from orchestration import ingest, lake
+from orchestration.settings import load_settings
+
+EVENT_LOG = AssetSpec(
+    "event_log",
+    description="Append-only, checksummed segments that the collector fsyncs before it answers.",
+    group_name="producers",
+    kinds={"file"},
+)
+EVENTS = AssetKey(["raw", "events"])
+QUARANTINE = AssetKey(["raw", "quarantine"])
+CRM_CONTACTS = AssetKey(["raw", "crm_contacts"])
+SUPPORT_TICKETS = AssetKey(["raw", "support_tickets"])
+
+
+@multi_asset(
+    name="load_events",
+    specs=[
+        AssetSpec(
+            EVENTS,
+            deps=[EVENT_LOG.key],
+            description="Every accepted event, whole, in the order it was accepted.",
+        ),
+        AssetSpec(
+            QUARANTINE,
+            deps=[EVENT_LOG.key],
+            description="What broke the contract, whole, with the reason.",
+        ),
+    ],
+    check_specs=[
+        AssetCheckSpec(
+            "nothing_left_behind",
+            asset=EVENTS,
+            description="Events and quarantine together are all records the log held.",
+        )
+    ],
+    group_name="raw",
+    compute_kind="dlt",
+)
+def load_events(
+    context: AssetExecutionContext,
+) -> Iterator[MaterializeResult[None] | AssetCheckResult | AssetObservation]:
+    """Load what the log has grown by since the last load."""
+    settings = load_settings()
+    with lake.writer(settings, f"load {context.run_id[:8]}", wait_seconds=600):
+        result = ingest.loader(settings).load()
+    read = result.next_seq - result.first_seq
+    yield AssetObservation(EVENT_LOG.key, metadata={"log_seq": result.next_seq})
+    yield MaterializeResult(
+        asset_key=EVENTS,
+        metadata={
+            "dagster/row_count": result.events,
+            "first_log_seq": result.first_seq,
+            "next_log_seq": result.next_seq,
+            "seconds": round(result.seconds, 3),
+        },
+    )
+    yield MaterializeResult(
+        asset_key=QUARANTINE, metadata={"dagster/row_count": result.quarantined}
+    )
+    yield AssetCheckResult(
+        check_name="nothing_left_behind",
+        asset_key=EVENTS,
+        passed=result.events + result.quarantined == read,
+        metadata={"log_records": read, "rows": result.events + result.quarantined},
+    )
+
+
+@multi_asset(
+    name="load_sources",
+    specs=[
+        AssetSpec(CRM_CONTACTS, description="The CRM's contacts with their current values."),
+        AssetSpec(SUPPORT_TICKETS, description="The help desk's tickets, as they are now."),
+    ],
+    group_name="raw",
+    compute_kind="dlt",
+)
+def load_sources(context: AssetExecutionContext) -> Iterator[MaterializeResult[None]]:
+    """Read CRM and help desk through their APIs."""
+    settings = load_settings()
+    with lake.writer(settings, f"sources {context.run_id[:8]}", wait_seconds=600):
+        contacts = ingest.load_crm(settings)
+        yield MaterializeResult(asset_key=CRM_CONTACTS, metadata={"dagster/row_count": contacts})
+        tickets = ingest.load_support(settings)
+        yield MaterializeResult(asset_key=SUPPORT_TICKETS, metadata={"dagster/row_count": tickets})

@@ -1,0 +1,94 @@
+"""dbt's models as assets and dbt's tests as their checks, run by dbt inside the run's process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from dagster import AssetCheckKey, AssetExecutionContext, AssetKey, AssetsDefinition
+from dagster_dbt import DagsterDbtTranslator, dbt_assets
+from dagster_dbt.asset_utils import get_asset_check_key_for_test, get_subset_selection_for_context
+from dagster_dbt.core.dbt_cli_event import DbtCoreCliEventMessage
+
+from orchestration import dbt, lake
+from orchestration.settings import load_settings
+
+AFTER_SYNC = "tag:after_sync"
+
+
+class _Translator(DagsterDbtTranslator):  # type: ignore[misc]
+    """Groups assets as the project's folders do; everything else is dagster-dbt's default."""
+
+    def get_group_name(self, dbt_resource_props: Mapping[str, Any]) -> str | None:
+        return str(dbt_resource_props["fqn"][1]) if len(dbt_resource_props["fqn"]) > 2 else "seeds"
+
+    def get_asset_key(self, dbt_resource_props: Mapping[str, Any]) -> AssetKey:
+        key = super().get_asset_key(dbt_resource_props)
+        return AssetKey(["seeds", *key.path]) if _is_seed(dbt_resource_props) else key
+
+
+_translator = _Translator()
+
+
+def _is_seed(props: Mapping[str, Any]) -> bool:
+    return bool(props["resource_type"] == "seed")
+
+
+def batch_keys(manifest: Mapping[str, Any], assets: AssetsDefinition) -> set[AssetKey]:
+    """The models that every micro-batch builds: neither seeds nor those tagged `daily`."""
+    left_out = {
+        _translator.get_asset_key(node)
+        for node in manifest["nodes"].values()
+        if _is_seed(node) or "daily" in node.get("tags", [])
+    }
+    return set(assets.keys) - left_out
+
+
+def batch_checks(manifest: Mapping[str, Any], assets: AssetsDefinition) -> list[AssetCheckKey]:
+    """The tests tagged `micro_batch`, which guard every batch; the others run daily."""
+    keys = (
+        get_asset_check_key_for_test(manifest, _translator, unique_id, project=None)
+        for unique_id, node in manifest["nodes"].items()
+        if node["resource_type"] == "test" and "micro_batch" in node.get("tags", [])
+    )
+    return [key for key in keys if key is not None and key in assets.check_keys]
+
+
+def build_model_assets(manifest: Mapping[str, Any]) -> tuple[AssetsDefinition, AssetsDefinition]:
+    """The models every job builds first and, apart, those that read what the syncs have done."""
+
+    def run_dbt(context: AssetExecutionContext) -> Iterator[Any]:
+        run_settings = load_settings()
+        tags = context.op.tags
+        selection, indirect = get_subset_selection_for_context(
+            context=context,
+            manifest=manifest,
+            select=tags.get("dagster_dbt/select"),
+            exclude=tags.get("dagster_dbt/exclude"),
+            selector=None,
+            dagster_dbt_translator=_translator,
+            current_dbt_indirect_selection_env=None,
+        )
+        # One argument each: dbt splits on spaces only when it comes through a shell.
+        args = [part for argument in selection for part in argument.split(" ")]
+        args += ["--indirect-selection", indirect] if indirect else []
+        with lake.writer(run_settings, f"dbt {context.run_id[:8]}", wait_seconds=600):
+            for event in dbt.stream(["build", *args], run_settings):
+                message = DbtCoreCliEventMessage(raw_event=event, event_history_metadata={})
+                yield from message.to_default_asset_events(
+                    manifest=manifest, dagster_dbt_translator=_translator, context=context
+                )
+
+    every_batch = dbt_assets(
+        manifest=manifest,
+        exclude=AFTER_SYNC,
+        name="models",
+        dagster_dbt_translator=_translator,
+    )(run_dbt)
+    after_sync = dbt_assets(
+        manifest=manifest,
+        select=AFTER_SYNC,
+        name="models_after_sync",
+        dagster_dbt_translator=_translator,
+    )(run_dbt)
+    return every_batch, after_sync

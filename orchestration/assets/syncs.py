@@ -1,0 +1,113 @@
+"""The syncs as assets downstream of their models, and the ledger they write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from dagster import (
+    AssetCheckResult,
+    AssetCheckSeverity,
+    AssetCheckSpec,
+    AssetExecutionContext,
+    AssetKey,
+    AssetsDefinition,
+    AssetSpec,
+    Failure,
+    MaterializeResult,
+    multi_asset,
+)
+
+from orchestration import activate
+from orchestration.settings import load_settings
+from syncs.report import SyncReport
+from syncs.spec import SyncSpec, load_specs
+
+LEDGER = AssetKey(["ledger", "actions"])
+DELIVERED = "delivered"
+# A run does not wait long for a destination that is down: the ledger keeps what is left, and a
+# sensor starts a delivery when it is due.
+RETRY_SECONDS = 3.0
+
+
+def sync_key(spec: SyncSpec) -> AssetKey:
+    """`hubspot__customer_health` is the asset `hubspot/customer_health`."""
+    return AssetKey(spec.name.split("__", 1))
+
+
+def build_sync_assets(manifest: Mapping[str, Any]) -> AssetsDefinition:
+    """One asset for each sync that the manifest declares, and the ledger downstream of them."""
+    declared = load_specs(manifest)
+    outputs = [
+        AssetSpec(
+            sync_key(spec),
+            deps=[AssetKey(spec.model)],
+            description=spec.description,
+            group_name="destinations",
+            kinds={spec.destination.split("_")[0]},
+            metadata={"mode": spec.mode, "object": spec.object, "key": spec.key},
+        )
+        for spec in declared
+    ]
+    ledger = AssetSpec(
+        LEDGER,
+        deps=[sync_key(spec) for spec in declared],
+        description="Every action's intent, attempts and outcome; it alone decides what is sent.",
+        group_name="destinations",
+        kinds={"postgres"},
+    )
+    checks = [
+        AssetCheckSpec(
+            DELIVERED,
+            asset=sync_key(spec),
+            description="Nothing was refused, left unknown, or held back by a limit.",
+        )
+        for spec in declared
+    ]
+
+    @multi_asset(name="syncs", specs=[*outputs, ledger], check_specs=checks)
+    def syncs(
+        context: AssetExecutionContext,
+    ) -> Iterator[MaterializeResult[None] | AssetCheckResult]:
+        reports = activate.run_syncs(load_settings(), retry_budget=RETRY_SECONDS)
+        for report in reports:
+            key = AssetKey(report.sync.split("__", 1))
+            context.log.info("%s: %s %s", report.sync, report.status, report.sent or "")
+            yield MaterializeResult(asset_key=key, metadata=_metadata(report))
+            yield _check(key, report)
+        yield MaterializeResult(
+            asset_key=LEDGER,
+            metadata={"actions": sum(sum(report.states.values()) for report in reports)},
+        )
+        failed = [report for report in reports if not report.ok]
+        if failed:
+            raise Failure(
+                "; ".join(f"{report.sync}: {report.message}" for report in failed),
+                allow_retries=False,
+            )
+
+    return syncs
+
+
+def _metadata(report: SyncReport) -> dict[str, Any]:
+    return {
+        "status": report.status,
+        **{f"planned {name}": count for name, count in report.planned.items()},
+        **{f"sent {name}": count for name, count in report.sent.items()},
+        "to": "sandbox" if report.sandbox else report.destination,
+        "seconds": report.seconds,
+        **({"message": report.message} if report.message else {}),
+    }
+
+
+def _check(key: AssetKey, report: SyncReport) -> AssetCheckResult:
+    trouble = {
+        state: report.states[state] for state in ("rejected", "unknown") if report.states.get(state)
+    }
+    return AssetCheckResult(
+        asset_key=key,
+        check_name=DELIVERED,
+        passed=report.ok and not trouble,
+        severity=AssetCheckSeverity.WARN,
+        metadata={**trouble, **({"message": report.message} if report.message else {})},
+    )

@@ -1,0 +1,46 @@
+"""The command line. Each command imports what it needs when it runs, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from orchestration.cli import contracts, demo, look, pipeline, run
+from orchestration.cli.console import complain
+
+app = typer.Typer(
+    name="signalbox",
+    help="Customer intelligence that listens and acts: events in, signals in SQL, actions out.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+app.command("demo")(demo.demo)
+app.command("up")(run.up)
+app.command("collect")(run.collect)
+app.command("sandbox")(run.sandbox)
+app.command("warm", hidden=True)(run.warm)
+app.command("import")(pipeline.import_file)
+app.command("load")(pipeline.load)
+app.command("build")(pipeline.build)
+app.command("sync")(pipeline.sync)
+app.command("sql")(look.sql)
+app.command("status")(look.status)
+app.command("doctor")(look.doctor)
+app.add_typer(contracts.app, name="contracts")
+app.add_typer(contracts.quarantine_app, name="quarantine")
+
+
+def main() -> None:
+    """Run the command; a mistake of the user's ends in one clear message, never a traceback."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        if not complain(error):
+            raise
+        sys.exit(1)

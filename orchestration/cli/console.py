@@ -1,0 +1,60 @@
+"""Output for people and, with `--json`, for programs."""
+
+from __future__ import annotations
+
+import json
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+console = Console()
+errors = Console(stderr=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+# Raised for what a user can put right; every one carries a message that says how. By name,
+# because importing their modules would load dbt, dlt and DuckDB for every command.
+USER_ERRORS = {
+    "SettingsError", "PostgresUnavailable", "WriterBusy", "DbtFailed", "StartFailed",
+    "LogError", "ContractError", "EnvelopeError", "ImportFailed", "LoadError", "SourceError",
+    "SyncError", "LedgerError", "SandboxError", "UserError",
+}  # fmt: skip
+
+
+class UserError(Exception):
+    """Something the user can put right; the message says how."""
+
+
+def complain(error: BaseException) -> bool:
+    """Print a user's error as one message; False if it is not one."""
+    names = {base.__name__ for base in type(error).__mro__}
+    if not names & USER_ERRORS:
+        return False
+    errors.print("[bold red]error[/]", end=" ")
+    errors.print(str(error), highlight=False, markup=False)
+    return True
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    typer.echo(json.dumps(value, default=_plain, indent=2, ensure_ascii=False))
+
+
+def table(title: str, *columns: str, right: tuple[str, ...] = ()) -> Table:
+    """A table in the house style; the columns named in `right` hold numbers."""
+    result = Table(title=title, title_justify="left", title_style="bold", header_style="dim")
+    for column in columns:
+        result.add_column(column, justify="right" if column in right else "left")
+    return result
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return float(value)
+    return str(value)

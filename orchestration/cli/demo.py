@@ -1,0 +1,263 @@
+"""`signalbox demo`: everything up, with a simulated company's history and live traffic."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from orchestration.cli.console import Json, UserError, console, print_json, table
+from orchestration.cli.run import running, stop_on_signals, where_to_look
+
+if TYPE_CHECKING:
+    from orchestration.demo import DemoState, LiveTraffic, StoryEntry
+    from orchestration.demo.watch import Happening, StoryWatch
+    from orchestration.settings import Settings
+
+# Nobody who looks at a demo waits half an hour for a cart to count as abandoned.
+SHORTENED = {
+    "SIGNALBOX_CART_ABANDONED_MINUTES": "0.2",
+    "SIGNALBOX_SOURCE_REFRESH_SECONDS": "60",
+}
+CHECK_SECONDS = 150
+CHECK_ROUNDS = 3
+
+
+def demo(
+    check: Annotated[
+        bool, typer.Option("--check", help="Run without a person: verify each stage, then end.")
+    ] = False,
+    customers: Annotated[int, typer.Option(min=200, help="Simulated customers.")] = 3000,
+    days: Annotated[int, typer.Option(min=1, max=365, help="Days of history.")] = 90,
+    seed: Annotated[int, typer.Option(help="The simulated world; the same seed, the same.")] = 7,
+    rate: Annotated[float, typer.Option(min=0, help="Ordinary live messages per second.")] = 4,
+    as_json: Json = False,
+) -> None:
+    """Play a shop and SaaS company: its history first, then live traffic, with everything up.
+
+    Example: [bold]signalbox demo[/], and in a second terminal [bold]signalbox status[/]
+    """
+    shortened = {name: os.environ.setdefault(name, value) for name, value in SHORTENED.items()}
+    from orchestration.demo import DemoState
+    from orchestration.settings import load_settings
+
+    console.quiet = as_json
+    settings = load_settings()
+    state_file = settings.home / "demo" / "state.json"
+    if not state_file.exists() and _has_data(settings):
+        raise UserError(
+            f"{settings.home} holds events that are not the demo's. Run the demo in a home of its "
+            "own: SIGNALBOX_HOME=.signalbox-demo signalbox demo"
+        )
+    state = DemoState.open(state_file, seed=seed, customers=customers)
+    console.print(
+        f"Demo of [bold]Lumen & Loop[/], a simulated shop and SaaS: {state.customers:,} customers, "
+        f"seed {state.seed}. For the demo a cart counts as abandoned after "
+        f"{float(shortened['SIGNALBOX_CART_ABANDONED_MINUTES']) * 60:.0f} s instead of 30 min."
+    )
+    with running(
+        settings, with_sandbox=True, prepare=lambda: _prepare(settings, state, days)
+    ) as up:
+        where_to_look(settings, with_sandbox=True)
+        stop = stop_on_signals()
+        watching = threading.Thread(target=up.watch, args=(stop,), daemon=True)
+        watching.start()
+        result = _play(settings, state, rate, stop, check=check)
+        stop.set()
+        watching.join()
+        report = _report(settings, result) if check else None
+    if report is not None:
+        _finish(report, as_json=as_json)
+
+
+def _has_data(settings: Settings) -> bool:
+    from ingestion.log import LogReader
+
+    return settings.log_dir.exists() and LogReader(settings.log_dir).end() > 0
+
+
+def _prepare(settings: Settings, state: DemoState, days: int) -> None:
+    """First start only: the past goes in through the same doors as the present."""
+    done = settings.home / "demo" / "prepared"
+    if done.exists():
+        return
+    import gzip
+
+    import orjson
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from orchestration import activate, dbt, ingest, lake
+    from orchestration.demo import seed_sandbox
+
+    columns = (TextColumn("{task.description:<44}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+
+        def step(text: str) -> Any:
+            return progress.add_task(text, total=None)
+
+        def finish(task: Any, text: str) -> None:
+            progress.update(task, description=text, total=1, completed=1)
+
+        task = step(f"playing {days} days of history")
+        world = state.world()
+        path = settings.home / "demo" / "history.jsonl.gz"
+        messages = 0
+        with gzip.open(path, "wb", compresslevel=1) as file:
+            for message in world.history(days):
+                file.write(orjson.dumps(message) + b"\n")
+                messages += 1
+        finish(task, f"history: {messages:,} messages")
+
+        task = step("importing it through contract and event log")
+        imported = ingest.import_file(settings, path, None, "import")
+        finish(task, f"imported {imported.accepted:,}, quarantined {imported.quarantined:,}")
+
+        task = step("giving CRM and help desk what they know")
+        seeded = seed_sandbox(world, settings.sandbox_url)
+        finish(task, f"CRM: {seeded['contacts']:,} contacts, help desk: {seeded['tickets']:,}")
+
+        with lake.writer(settings, "demo"):
+            task = step("loading into the lake with dlt")
+            loaded = ingest.loader(settings).load()
+            ingest.load_crm(settings)
+            ingest.load_support(settings)
+            finish(task, f"loaded {loaded.events:,} events in {loaded.seconds:.1f} s")
+
+            task = step("building the models with dbt")
+            nodes = 0
+            for event in dbt.stream(["build", "--exclude", "tag:after_sync"], settings):
+                if event["data"].get("node_info") and event["info"]["name"] == "LogStartLine":
+                    nodes += 1
+                    name = event["data"]["node_info"]["node_name"]
+                    progress.update(task, description=f"dbt: {name[:38]}")
+            finish(task, f"built and tested {nodes} dbt nodes")
+
+        task = step("first sync: the CRM learns its scores")
+        reports = activate.run_syncs(settings)
+        finish(task, "first sync: " + activate.one_line(reports))
+    path.unlink()
+    done.touch()
+
+
+class _Played:
+    def __init__(self, traffic: LiveTraffic, watch: StoryWatch) -> None:
+        self.traffic = traffic
+        self.watch = watch
+
+    @property
+    def complete(self) -> list[StoryEntry]:
+        """Stories that had enough time; the others are still on their way."""
+        stories = self.traffic.story_log
+        return stories[: CHECK_ROUNDS * 5]
+
+
+def _play(
+    settings: Settings, state: DemoState, rate: float, stop: threading.Event, *, check: bool
+) -> _Played:
+    from orchestration.demo import LiveTraffic
+    from orchestration.demo.watch import StoryWatch
+
+    key = next(iter(settings.write_keys.values()))
+    watch = StoryWatch(settings.sandbox_url)
+    traffic = LiveTraffic(state.world(), settings.collector_url, key, state=state, rate=rate)
+    played = _Played(traffic, watch)
+    sending = threading.Thread(target=traffic.run, args=(stop,), daemon=True)
+    sending.start()
+    console.print("\nLive traffic runs. What it causes:", style="dim")
+    deadline = time.monotonic() + CHECK_SECONDS
+    while not stop.wait(0.5):
+        for happening in watch.poll(list(traffic.story_log)):
+            _tell(happening)
+        if check:
+            enough = len(traffic.story_log) >= CHECK_ROUNDS * 5
+            if (enough and not watch.missing(played.complete)) or time.monotonic() > deadline:
+                stop.set()
+    sending.join(timeout=30)
+    return played
+
+
+WHAT_HAPPENED = {
+    "leaving": "asked to cancel",
+    "cart": "left a cart",
+    "ticket": "opened a ticket",
+    "merge": "logged in on a new device",
+    "purchase": "bought",
+}
+
+
+def _tell(happening: Happening) -> None:
+    entry = happening.entry
+    console.print(
+        f"[dim]{time.strftime('%H:%M:%S')}[/] {entry.name} {WHAT_HAPPENED[entry.story]} → "
+        f"[bold]{happening.destination}[/] after {happening.seconds:.1f} s",
+        highlight=False,
+    )
+
+
+def _report(settings: Settings, played: _Played) -> dict[str, Any]:
+    from orchestration import report
+
+    state = report.status(settings)
+    times: dict[str, list[float]] = {}
+    for happening in played.watch.happenings:
+        times.setdefault(happening.destination, []).append(happening.seconds)
+    missing = [
+        f"{entry.story} of {entry.name} did not reach {destination}"
+        for entry, destination in played.watch.missing(played.complete)
+    ]
+    stages = {"accepted": state["accepted"], **state["stages"]}
+    missing += [f"nothing in {name}" for name, count in stages.items() if not count]
+    if played.traffic.failed:
+        missing.append(f"{played.traffic.failed} live messages failed: {played.traffic.last_error}")
+    return {
+        "stages": stages,
+        "live_messages": played.traffic.sent,
+        "deliveries": state["deliveries"],
+        "event_to_action_seconds": {
+            destination: {
+                "count": len(seconds),
+                "median": round(statistics.median(seconds), 2),
+                "p95": round(_quantile(seconds, 0.95), 2),
+            }
+            for destination, seconds in sorted(times.items())
+        },
+        "missing": missing,
+    }
+
+
+def _quantile(values: list[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def _finish(result: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print_json(result)
+    else:
+        stages = table("Stages", "stage", "rows", right=("rows",))
+        for name, count in result["stages"].items():
+            stages.add_row(name.replace("_", " "), f"{count or 0:,}")
+        console.print(stages)
+        synced = table("Deliveries", "sync", "state", "actions", right=("actions",))
+        for sync, counts in result["deliveries"].items():
+            for state, count in counts.items():
+                synced.add_row(sync, state, f"{count:,}")
+        console.print(synced)
+        times = table(
+            "From event to action", "destination", "actions", "median s", "p95 s",
+            right=("actions", "median s", "p95 s"),
+        )  # fmt: skip
+        for name, figures in result["event_to_action_seconds"].items():
+            times.add_row(name, *(str(figures[key]) for key in ("count", "median", "p95")))
+        console.print(times)
+        for line in result["missing"]:
+            console.print(f"[red]✗[/] {line}")
+        if not result["missing"]:
+            console.print("[green]✓[/] every stage happened")
+    if result["missing"]:
+        sys.exit(1)

@@ -1,0 +1,125 @@
+"""Commands that look: sql, status, doctor."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from orchestration.cli.console import Json, UserError, console, print_json, table
+from orchestration.settings import load_settings
+
+
+def sql(
+    query: Annotated[str | None, typer.Argument(help="One SQL query; a prompt if unset.")] = None,
+    how: Annotated[
+        bool, typer.Option("--how", help="Print the line that attaches the lake elsewhere.")
+    ] = False,
+    limit: Annotated[int, typer.Option(help="Rows to show; 0 shows all.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """Ask the lake, read-only, also while the pipeline writes.
+
+    Example: [bold]signalbox sql "select churn_band, count(*) from churn_scores group by 1"[/]
+    """
+    import duckdb
+
+    from orchestration import lake, warehouse
+
+    settings = load_settings()
+    if how:
+        _print_how(lake.attach_statement(settings, read_only=True))
+        return
+    warehouse.ensure(settings)
+    connection = lake.connect_guarded(settings)
+    if query is None and not sys.stdin.isatty():
+        query = sys.stdin.read()
+    if query is not None:
+        try:
+            _show(connection.execute(query), limit, as_json=as_json)
+        except duckdb.Error as error:
+            raise UserError(_first_lines(error)) from None
+        return
+    console.print("Read-only SQL on the lake. Empty line or Ctrl-D leaves.", style="dim")
+    while line := _ask():
+        try:
+            _show(connection.execute(line), limit, as_json=as_json)
+        except duckdb.Error as error:
+            console.print(_first_lines(error), style="red", markup=False, highlight=False)
+
+
+def _ask() -> str:
+    try:
+        return console.input("[bold]lake>[/] ").strip()
+    except EOFError:
+        return ""
+
+
+def _first_lines(error: Exception) -> str:
+    return "\n".join(str(error).splitlines()[:6])
+
+
+def _show(result: Any, limit: int, *, as_json: bool) -> None:
+    columns = [name for name, *_ in result.description]
+    rows = result.fetchall() if limit == 0 or as_json else result.fetchmany(limit + 1)
+    if as_json:
+        print_json([dict(zip(columns, row, strict=True)) for row in rows])
+        return
+    numeric = tuple(name for name, kind, *_ in result.description if str(kind) == "NUMBER")
+    shown = table("", *columns, right=numeric)
+    for row in rows[: limit or None]:
+        shown.add_row(*("[dim]null[/]" if value is None else _text(value) for value in row))
+    console.print(shown)
+    if limit and len(rows) > limit:
+        console.print(f"First {limit} rows; --limit 0 shows all.", style="dim")
+
+
+def _text(value: Any) -> str:
+    from rich.markup import escape
+
+    return escape(f"{value:.4g}" if isinstance(value, float) else str(value))
+
+
+def _print_how(attach: str) -> None:
+    console.print("In a notebook or script of this environment:", style="dim")
+    typer.echo(
+        "from orchestration import lake, settings; "
+        "connection = lake.connect(settings.load_settings())"
+    )
+    console.print("\nIn a DuckDB 1.5 shell, while Signalbox runs:", style="dim")
+    typer.echo(f"{attach}; use lake;")
+
+
+def status(as_json: Json = False) -> None:
+    """Show how far each stage is, what waits, and who writes.
+
+    Example: [bold]signalbox status[/]
+    """
+    from orchestration import report
+
+    state = report.status(load_settings())
+    if as_json:
+        print_json(state)
+        return
+    report.print_status(state, console)
+
+
+def doctor(as_json: Json = False) -> None:
+    """Check this machine and this home, and say what to do about what is wrong.
+
+    Example: [bold]signalbox doctor[/]
+    """
+    from orchestration import report
+
+    checks = report.doctor(load_settings())
+    if as_json:
+        print_json(checks)
+    else:
+        result = table("signalbox doctor", "", "check", "result")
+        marks = {"ok": "[green]✓[/]", "note": "[yellow]•[/]", "wrong": "[red]✗[/]"}
+        for check in checks:
+            result.add_row(marks[check["state"]], check["check"], check["result"])
+        console.print(result)
+    if any(check["state"] == "wrong" for check in checks):
+        sys.exit(1)

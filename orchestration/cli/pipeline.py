@@ -1,0 +1,171 @@
+"""Commands that do one step and end: import, load, build, sync."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orchestration.cli.console import Json, console, print_json
+from orchestration.settings import load_settings
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+
+def import_file(
+    file: Annotated[Path, typer.Argument(help="JSON lines (.jsonl, .jsonl.gz), CSV or Parquet.")],
+    mapping: Annotated[
+        Path | None,
+        typer.Option(help="How columns become events; needed for CSV and Parquet."),
+    ] = None,
+    source: Annotated[str, typer.Option(help="Name of the source to record.")] = "import",
+    as_json: Json = False,
+) -> None:
+    """Put a file of past events into the event log, with their own timestamps.
+
+    Example: [bold]signalbox import history.jsonl.gz[/]
+    """
+    from dataclasses import asdict
+
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from orchestration import ingest
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=as_json) as progress:
+        task = progress.add_task("importing", total=1.0)
+        result = ingest.import_file(
+            load_settings(),
+            file,
+            mapping,
+            source,
+            on_progress=lambda done, share: progress.update(
+                task, completed=share, description=f"importing {done:,}"
+            ),
+        )
+    if as_json:
+        print_json(asdict(result))
+        return
+    console.print(
+        f"Imported [bold]{result.accepted:,}[/] messages of {file.name} in {result.seconds:.1f} s"
+        + (f"; left out {result.rows_dropped:,} of {result.rows:,} rows" if result.rows else "")
+        + "."
+    )
+    if result.quarantined:
+        reasons = ", ".join(f"{name} {count:,}" for name, count in result.reasons.items())
+        console.print(f"[yellow]{result.quarantined:,} went into quarantine[/]: {reasons}.")
+    console.print("Next: [bold]signalbox load[/], then [bold]signalbox build[/]; or [bold]up[/].")
+
+
+def load(as_json: Json = False) -> None:
+    """Load what the event log has grown by into the lake's raw layer.
+
+    Example: [bold]signalbox load[/]
+    """
+    from dataclasses import asdict
+
+    from orchestration import ingest, lake, warehouse
+
+    settings = load_settings()
+    with lake.writer(settings, "signalbox load"):
+        warehouse.ensure(settings)
+        result = ingest.loader(settings).load()
+    if as_json:
+        print_json(asdict(result))
+        return
+    console.print(
+        f"Loaded [bold]{result.events:,}[/] events and [bold]{result.quarantined:,}[/] into "
+        f"quarantine in {result.seconds:.1f} s; the raw layer now ends at log_seq "
+        f"{result.next_seq - 1:,}."
+    )
+
+
+def build(
+    select: Annotated[str | None, typer.Option(help="dbt's node selection; all if unset.")] = None,
+    full_refresh: Annotated[bool, typer.Option(help="Rebuild from all of history.")] = False,
+    tests: Annotated[bool, typer.Option(help="Also run dbt's tests.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Build the models with dbt, in the production schema of the lake.
+
+    Example: [bold]signalbox build --select churn_scores+[/]
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    from orchestration import dbt, lake, warehouse
+
+    settings = load_settings()
+    args = ["build"]
+    args += ["--select", *select.split()] if select else []
+    args += ["--full-refresh"] if full_refresh else []
+    args += [] if tests else ["--exclude-resource-type", "test", "unit_test"]
+    done: dict[str, str] = {}
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with (
+        lake.writer(settings, "signalbox build"),
+        Progress(*columns, console=console, transient=True, disable=as_json) as progress,
+    ):
+        warehouse.ensure(settings)
+        task = progress.add_task("building", total=None)
+        for event in dbt.stream(args, settings):
+            node = event["data"].get("node_info")
+            if not node:
+                continue
+            progress.update(task, description=f"{node['node_name'][:44]:<44}")
+            if event["info"]["name"] == "LogStartLine":
+                progress.update(task, total=event["data"].get("total"))
+            elif status := event["data"].get("status"):
+                done[node["unique_id"]] = str(status)
+                progress.update(task, completed=len(done))
+    counts: dict[str, int] = {}
+    for unique_id in done:
+        kind = unique_id.split(".")[0]
+        counts[kind] = counts.get(kind, 0) + 1
+    if as_json:
+        print_json({"built": counts})
+        return
+    parts = ", ".join(f"{count} {kind}s" for kind, count in sorted(counts.items()))
+    console.print(f"Built {parts or 'nothing'}.")
+
+
+def sync(
+    name: Annotated[str | None, typer.Argument(help="One sync; all if unset.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show exactly what would be sent; send nothing.")
+    ] = False,
+    approve: Annotated[
+        bool, typer.Option(help="Send although far more rows changed than usual.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Send what has changed to the destinations, and what is new to people.
+
+    Example: [bold]signalbox sync hubspot__customer_health --dry-run[/]
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    from orchestration import activate
+    from syncs.report import render_report
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=console, transient=True, disable=as_json) as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def show(sync_name: str, done: int, due: int) -> None:
+            if sync_name not in tasks:
+                tasks[sync_name] = progress.add_task(sync_name, total=due)
+            progress.update(tasks[sync_name], completed=done, total=due)
+
+        reports = activate.run_syncs(
+            load_settings(), name, dry_run=dry_run, approve=approve, progress=show
+        )
+    if as_json:
+        print_json([report.to_dict() for report in reports])
+    else:
+        for report in reports:
+            console.print(render_report(report))
+    if not all(report.ok for report in reports):
+        sys.exit(1)

@@ -1,0 +1,164 @@
+"""Commands that keep running: up, collect, sandbox."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orchestration.cli.console import UserError, console
+from orchestration.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from orchestration.supervisor import Supervisor
+
+
+def up(
+    sandbox: Annotated[
+        bool,
+        typer.Option(help="Also run the vendors' stand-ins, for destinations without credentials."),
+    ] = True,
+) -> None:
+    """Run everything: collector, Dagster's UI and daemon, and the sandbox.
+
+    Example: [bold]signalbox up[/]
+    """
+    settings = load_settings()
+    with running(settings, with_sandbox=sandbox) as supervised:
+        where_to_look(settings, with_sandbox=sandbox)
+        stop = stop_on_signals()
+        supervised.watch(stop)
+
+
+class running:  # noqa: N801 - reads as what it is: `with running(settings):`
+    """Everything up for the length of the block, in the order in which it is needed."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        with_sandbox: bool,
+        prepare: Callable[[], None] | None = None,
+    ) -> None:
+        from orchestration import services
+        from orchestration.supervisor import Supervisor
+
+        self._settings = settings
+        self._with_sandbox = with_sandbox
+        self._prepare = prepare or (lambda: _first_build(settings))
+        self._supervisor = Supervisor(
+            services.log_file(settings),
+            on_notice=lambda text: console.print(f"[yellow]![/] {text}"),
+        )
+
+    def __enter__(self) -> Supervisor:
+        from orchestration import postgres, services, warehouse
+
+        settings = self._settings
+        _ports_are_free(settings, with_sandbox=self._with_sandbox)
+        postgres.start(settings)
+        warehouse.ensure(settings)
+        try:
+            if self._with_sandbox:
+                self._supervisor.start(services.sandbox(settings))
+            # Before the collector: an import writes the log itself, and it has one writer.
+            self._prepare()
+            with console.status("starting collector and Dagster …"):
+                self._supervisor.start(services.collector(settings))
+                self._supervisor.start(*services.dagster(settings))
+        except BaseException:
+            self._supervisor.stop()
+            raise
+        return self._supervisor
+
+    def __exit__(self, *_: object) -> None:
+        with console.status("stopping; work under way is finished first …"):
+            self._supervisor.stop()
+        console.print("Stopped. Starting again continues where this stopped.")
+
+
+def stop_on_signals() -> threading.Event:
+    """An event that Ctrl-C and SIGTERM set."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def where_to_look(settings: Settings, *, with_sandbox: bool) -> None:
+    """Print the addresses a person wants to open."""
+    from rich.panel import Panel
+    from rich.table import Table
+
+    from orchestration import services
+
+    grid = Table.grid(padding=(0, 2))
+    grid.add_row("Dagster", f"[link]{settings.dagster_url}[/]", "runs, lineage, checks")
+    if with_sandbox:
+        grid.add_row("Sandbox", f"[link]{settings.sandbox_url}[/]", "what arrived in CRM and inbox")
+    name, key = next(iter(settings.write_keys.items()))
+    grid.add_row("Collector", f"[link]{settings.collector_url}[/]", f"write key {key} ({name})")
+    query = 'signalbox sql "select * from churn_scores limit 10"'
+    grid.add_row("SQL", f"[bold]{query}[/]", "in a second terminal")
+    grid.add_row("Log", str(services.log_file(settings)), "of every process")
+    console.print(Panel(grid, title="Signalbox is up", title_align="left", expand=False))
+    console.print("Ctrl-C stops everything.", style="dim")
+
+
+def collect() -> None:
+    """Accept events over HTTP, in Segment's format, into the event log.
+
+    Example: [bold]signalbox collect[/], then [bold]curl -u wk_web: localhost:8080/v1/track
+    -d '{"type": "track", …}'[/]
+    """
+    from orchestration import ingest
+
+    ingest.serve_collector(load_settings())
+
+
+def sandbox() -> None:
+    """Run stand-ins of HubSpot, Slack, a help desk, a webhook receiver and a mail server.
+
+    Example: [bold]signalbox sandbox[/], then open http://127.0.0.1:8090
+    """
+    from orchestration import activate
+
+    activate.serve_sandbox(load_settings())
+
+
+def warm() -> None:
+    """Wait, with everything imported, to be forked for runs. `signalbox up` starts it."""
+    from orchestration import warm
+
+    warm.serve(load_settings())
+
+
+def _first_build(settings: Settings) -> None:
+    """A home that was never built gets its seeds and empty models, so that syncs find them."""
+    import duckdb
+
+    from orchestration import dbt, lake
+
+    with lake.connect(settings) as connection:
+        try:
+            connection.execute("select 1 from churn_scores limit 1")
+        except duckdb.CatalogException:
+            with console.status("first build of the models …"), lake.writer(settings, "up"):
+                dbt.invoke(["build"], settings)
+
+
+def _ports_are_free(settings: Settings, *, with_sandbox: bool) -> None:
+    from orchestration.supervisor import port_answers
+
+    wanted = {"collector": settings.collector_port, "dagster": settings.dagster_port}
+    if with_sandbox:
+        wanted |= {"sandbox": settings.sandbox_port, "sandbox_smtp": settings.sandbox_smtp_port}
+    for name, port in wanted.items():
+        if port_answers(settings.host, port):
+            raise UserError(
+                f"Port {port} is taken, perhaps by another `signalbox up`. Stop that, or set "
+                f"SIGNALBOX_{name.upper()}_PORT."
+            )

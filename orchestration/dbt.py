@@ -1,0 +1,146 @@
+"""Runs dbt inside this process, with the manifest and the compiled project kept warm."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from orchestration.settings import DBT_PROJECT, Settings
+
+_warm: tuple[float, Any] | None = None
+
+
+class DbtFailed(Exception):
+    """dbt ended with an error; the message is dbt's own, for people."""
+
+
+def target_dir(settings: Settings) -> Path:
+    """Where manifest and compiled SQL of this home live, apart from an analyst's own builds."""
+    return settings.home / "dbt"
+
+
+def manifest_path(settings: Settings) -> Path:
+    """The manifest, parsed anew when a file of the project is newer than it."""
+    path = target_dir(settings) / "manifest.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _parse_lock(path.parent):
+        if not path.exists() or path.stat().st_mtime < _project_mtime():
+            _call(["parse"], settings)
+    return path
+
+
+def manifest(settings: Settings) -> dict[str, Any]:
+    """The manifest as dbt writes it."""
+    parsed: dict[str, Any] = json.loads(manifest_path(settings).read_text())
+    return parsed
+
+
+def warm_up(settings: Settings) -> None:
+    """Parse the project into this process, so that later calls (and forks) skip it."""
+    global _warm
+    if _warm is None or _warm[0] < _project_mtime():
+        mtime = _project_mtime()
+        manifest_path(settings)
+        _warm = (mtime, _call(["parse", "--no-write-json"], settings))
+
+
+def invoke(
+    args: Sequence[str],
+    settings: Settings,
+    *,
+    on_event: Callable[[dict[str, Any]], None] | None = None,
+) -> None:
+    """Run one dbt command (`["build", "--select", …]`) and wait for it.
+
+    Args:
+        args: the command line after `dbt`.
+        settings: which home and which lake.
+        on_event: called in dbt's thread with each event of dbt's JSON log.
+
+    Raises:
+        DbtFailed: with the failing nodes and dbt's words.
+    """
+    _call(args, settings, on_event)
+
+
+def stream(args: Sequence[str], settings: Settings) -> Iterator[dict[str, Any]]:
+    """Run one dbt command and yield the events of dbt's JSON log as they happen.
+
+    Raises:
+        DbtFailed: at the end, if the command failed.
+    """
+    events: queue.SimpleQueue[dict[str, Any] | BaseException | None] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            invoke(args, settings, on_event=events.put)
+            events.put(None)
+        except BaseException as error:  # handed to the reader, which raises it
+            events.put(error)
+
+    threading.Thread(target=work, name="dbt", daemon=True).start()
+    while (item := events.get()) is not None:
+        if isinstance(item, BaseException):
+            raise item
+        yield item
+
+
+def _call(
+    args: Sequence[str],
+    settings: Settings,
+    on_event: Callable[[dict[str, Any]], None] | None = None,
+) -> Any:
+    from dbt.cli.main import dbtRunner
+    from dbt_common.events.functions import msg_to_dict
+
+    callbacks = [lambda message: on_event(msg_to_dict(message))] if on_event else []
+    warm = _warm[1] if _warm and _warm[0] >= _project_mtime() else None
+    result = dbtRunner(manifest=warm, callbacks=callbacks).invoke(
+        [
+            *args,
+            *("--project-dir", str(DBT_PROJECT), "--profiles-dir", str(DBT_PROJECT)),
+            *("--target-path", str(target_dir(settings))),
+            *("--log-path", str(target_dir(settings) / "logs"), "--log-level-file", "info"),
+            *("--vars", json.dumps(variables(settings)), "--quiet", "--no-use-colors"),
+        ]
+    )
+    if result.success:
+        return result.result
+    raise DbtFailed(_explain(result))
+
+
+def variables(settings: Settings) -> dict[str, Any]:
+    """The dbt vars that are settings of Signalbox."""
+    return {"cart_abandoned_minutes": settings.cart_abandoned_minutes}
+
+
+def _explain(result: Any) -> str:
+    if result.exception is not None:
+        return str(result.exception)
+    failed = [
+        f"{node.node.name}: {node.message}"
+        for node in getattr(result.result, "results", [])
+        if str(node.status) in {"error", "fail", "runtime error"}
+    ]
+    return "\n".join(failed) or "dbt failed without a message"
+
+
+def _project_mtime() -> float:
+    folders = ("models", "macros", "seeds", "tests")
+    files = [path for folder in folders for path in (DBT_PROJECT / folder).rglob("*")]
+    files += [DBT_PROJECT / "dbt_project.yml", DBT_PROJECT / "profiles.yml"]
+    return max(path.stat().st_mtime for path in files if path.is_file())
+
+
+@contextmanager
+def _parse_lock(directory: Path) -> Iterator[None]:
+    # Dagster starts several processes at once, and each would parse into the same files.
+    with (directory / ".parse.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

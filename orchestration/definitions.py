@@ -1,0 +1,39 @@
+"""Everything Dagster knows: one graph from the event log to the CRM, and what sets it in motion."""
+
+from __future__ import annotations
+
+from dagster import Definitions
+
+from orchestration import dbt, jobs, sensors
+from orchestration.assets import ingest, models, syncs
+from orchestration.settings import Settings, load_settings
+
+
+def build_definitions(settings: Settings) -> Definitions:
+    """Assets, jobs, sensors and schedules for this home."""
+    manifest = dbt.manifest(settings)
+    every_batch, after_sync = models.build_model_assets(manifest)
+    sync_assets = syncs.build_sync_assets(manifest)
+    return Definitions(
+        assets=[
+            ingest.EVENT_LOG,
+            ingest.load_events,
+            ingest.load_sources,
+            every_batch,
+            sync_assets,
+            after_sync,
+        ],
+        jobs=[
+            *jobs.build_asset_jobs(manifest, every_batch, after_sync, sync_assets),
+            jobs.maintenance,
+        ],
+        sensors=[
+            sensors.new_events,
+            sensors.due_deliveries,
+            sensors.build_source_sensor(settings),
+        ],
+        schedules=sensors.SCHEDULES,
+    )
+
+
+defs = build_definitions(load_settings())

@@ -1,0 +1,72 @@
+"""What time alone makes due: waiting signals, and deliveries whose pause is over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestration import lake, postgres, warehouse
+from orchestration.settings import Settings
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+
+@dataclass(frozen=True)
+class Deliveries:
+    """Actions in the ledger that may be sent now."""
+
+    count: int
+    latest_update: str
+
+
+def fallen_due(settings: Settings) -> datetime | None:
+    """The earliest moment at which a waiting signal fell due and no build has seen it yet."""
+    import duckdb
+
+    try:
+        row = (
+            _reader(settings)
+            .execute(
+                f"select min(due_at) from {lake.CATALOG}.{lake.SCHEMA}.signals_waiting "
+                "where due_at <= now()"
+            )
+            .fetchone()
+        )
+    except duckdb.CatalogException:
+        return None  # no build yet
+    return row[0] if row else None
+
+
+def deliveries(settings: Settings) -> Deliveries:
+    """How many deliveries are due."""
+    import psycopg2
+
+    connection = psycopg2.connect(postgres.start(settings).ledger)
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "select count(*), coalesce(max(updated_at)::text, '') from actions "
+                "where state in ('planned', 'retrying') "
+                "and coalesce(next_attempt_at, now()) <= now()"
+            )
+            count, latest = cursor.fetchone() or (0, "")
+            return Deliveries(count, latest)
+    finally:
+        connection.close()
+
+
+def _reader(settings: Settings) -> DuckDBPyConnection:
+    warehouse.ensure(settings)
+    return _connect(settings.home, settings).cursor()
+
+
+_connections: dict[Path, DuckDBPyConnection] = {}
+
+
+def _connect(home: Path, settings: Settings) -> DuckDBPyConnection:
+    if home not in _connections:
+        _connections[home] = lake.connect(settings)
+    return _connections[home]

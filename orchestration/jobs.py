@@ -1,0 +1,87 @@
+"""The jobs: which assets run together. Each run is one process, so that nothing is paid twice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dagster import (
+    AssetsDefinition,
+    AssetSelection,
+    OpExecutionContext,
+    define_asset_job,
+    in_process_executor,
+    job,
+    op,
+)
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+from orchestration import lake
+from orchestration.assets import ingest, models
+from orchestration.settings import load_settings
+
+MICRO_BATCH = "micro_batch"
+DELIVER = "deliver"
+SOURCES = "sources"
+DAILY = "daily"
+MAINTENANCE = "maintenance"
+
+
+def build_asset_jobs(
+    manifest: Mapping[str, Any],
+    every_batch: AssetsDefinition,
+    after_sync: AssetsDefinition,
+    syncs: AssetsDefinition,
+) -> Sequence[UnresolvedAssetJobDefinition]:
+    """The jobs over the asset graph."""
+    all_models = AssetSelection.assets(*every_batch.keys)
+    batch_models = AssetSelection.assets(*models.batch_keys(manifest, every_batch))
+    load = AssetSelection.assets(ingest.EVENTS, ingest.QUARANTINE)
+    act = AssetSelection.assets(*syncs.keys) | AssetSelection.assets(*after_sync.keys)
+
+    def without_checks(selection: AssetSelection) -> AssetSelection:
+        return selection - AssetSelection.checks_for_assets(*every_batch.keys, *after_sync.keys)
+
+    guards = AssetSelection.checks(*models.batch_checks(manifest, every_batch))
+    return [
+        _one_process(
+            MICRO_BATCH,
+            load | without_checks(batch_models | act) | guards,
+            "Loads what the log has grown by, rebuilds the customers it touched, and acts.",
+        ),
+        _one_process(
+            DELIVER, without_checks(act), "Sends what is due and records what came of it."
+        ),
+        _one_process(
+            SOURCES,
+            AssetSelection.assets(ingest.CRM_CONTACTS, ingest.SUPPORT_TICKETS),
+            "Reads the CRM and the help desk.",
+        ),
+        _one_process(
+            DAILY,
+            load | all_models | act,
+            "Loads, builds and tests everything, also what a micro-batch leaves out, and acts.",
+        ),
+    ]
+
+
+def _one_process(
+    name: str, selection: AssetSelection, description: str
+) -> UnresolvedAssetJobDefinition:
+    return define_asset_job(
+        name, selection=selection, description=description, executor_def=in_process_executor
+    )
+
+
+@op(description="Merges small files, drops old snapshots, removes the files nobody reads.")
+def maintain_lake(context: OpExecutionContext) -> None:
+    settings = load_settings()
+    with lake.writer(settings, f"maintenance {context.run_id[:8]}", wait_seconds=600):
+        report = lake.maintain(settings)
+    context.add_output_metadata(report)
+
+
+@job(name=MAINTENANCE, executor_def=in_process_executor)
+def maintenance() -> None:
+    """Keeps the lake fast: its small files grow with every micro-batch."""
+    maintain_lake()

@@ -1,0 +1,200 @@
+"""The lake: DuckLake with its catalog in Postgres. Connections, the one-writer lock, read-only SQL.
+
+Readers need no lock and see complete commits only. Whoever writes the production schemas holds
+a Postgres advisory lock whose session carries the holder's name, so that the one who has to wait
+is told for whom.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestration import postgres
+from orchestration.settings import Settings
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+CATALOG = "lake"
+SCHEMA = "main"
+WRITER_LOCK = 0x5167_6E61  # any fixed number; it names the lock within the catalog database
+EXTENSIONS = ("ducklake", "postgres", "httpfs")
+
+
+class WriterBusy(Exception):
+    """Another process writes to the lake; the message names it."""
+
+
+def attach_statement(settings: Settings, *, read_only: bool) -> str:
+    """SQL that attaches the lake as `lake` on any DuckDB of the pinned version.
+
+    Read-only means a Postgres role that may only read, besides DuckDB's own refusal to write.
+    """
+    servers = postgres.start(settings)
+    url = servers.lake_reader if read_only else servers.lake
+    options = [f"data_path '{_quoted(settings.lake_path)}'"]
+    if read_only:
+        options.append("read_only")
+    return (
+        f"attach if not exists 'ducklake:postgres:{_quoted(url)}' as {CATALOG} "
+        f"({', '.join(options)})"
+    )
+
+
+def attach(connection: DuckDBPyConnection, settings: Settings, *, read_only: bool) -> None:
+    """Load the extensions from their wheels and attach the lake."""
+    load_extensions(connection)
+    connection.execute("set timezone = 'UTC'")
+    connection.execute(attach_statement(settings, read_only=read_only))
+
+
+def attach_ledger(connection: DuckDBPyConnection, settings: Settings) -> None:
+    """Attach the delivery ledger, read-only, as `ledger`."""
+    ledger = _quoted(postgres.start(settings).ledger)
+    connection.execute(f"attach if not exists '{ledger}' as ledger (type postgres, read_only)")
+
+
+def load_extensions(connection: DuckDBPyConnection) -> None:
+    """Install DuckDB's extensions from the pinned PyPI packages; no network is asked."""
+    from duckdb_extensions import import_extension
+
+    for name in EXTENSIONS:
+        import_extension(name, con=connection)
+        connection.load_extension(name)
+
+
+def connect(settings: Settings, *, read_only: bool = True) -> DuckDBPyConnection:
+    """A DuckDB connection of its own with `lake` attached and in use."""
+    import duckdb
+
+    connection = duckdb.connect()
+    attach(connection, settings, read_only=read_only)
+    connection.execute(f"use {CATALOG}.{SCHEMA}")
+    return connection
+
+
+def connect_guarded(settings: Settings) -> DuckDBPyConnection:
+    """A connection for ad-hoc SQL: the lake can be read, and nothing else can be done.
+
+    Files outside the lake, attach, install, copy and settings are refused by DuckDB itself.
+    """
+    connection = connect(settings, read_only=True)
+    if "://" not in settings.lake_path:
+        Path(settings.lake_path).mkdir(parents=True, exist_ok=True)
+    connection.execute(f"set allowed_directories = ['{_quoted(settings.lake_path)}']")
+    connection.execute("set enable_external_access = false")
+    connection.execute("set lock_configuration = true")
+    return connection
+
+
+_mutex = threading.Lock()
+_depth = 0
+_session: Any = None
+
+
+@contextmanager
+def writer(settings: Settings, holder: str, *, wait_seconds: float = 60.0) -> Iterator[None]:
+    """Be the lake's only writer for the length of the block.
+
+    The lock belongs to the process: a nested block, in whatever thread, joins the outer one (dbt
+    opens its connections in threads of its own).
+
+    Args:
+        settings: which lake.
+        holder: what the others are told, for example `micro-batch 3f2a`.
+        wait_seconds: how long to wait for the present holder.
+
+    Raises:
+        WriterBusy: it was not free in time; names the holder and its process.
+    """
+    global _depth, _session
+    with _mutex:
+        if _depth == 0:
+            _session = _lock(settings, holder, wait_seconds)
+        _depth += 1
+    try:
+        yield
+    finally:
+        with _mutex:
+            _depth -= 1
+            if _depth == 0:
+                _session.close()
+                _session = None
+
+
+def maintain(settings: Settings) -> dict[str, int]:
+    """Merge small files, drop snapshots older than a week, remove files nobody can read any more.
+
+    The caller holds the writer lock. Files that were dropped are kept for a day: a reader may
+    still be on its way through them.
+
+    Returns:
+        Files merged away, snapshots dropped, files removed.
+    """
+    with connect(settings, read_only=False) as connection:
+
+        def count(call: str) -> int:
+            return len(connection.execute(f"call {CATALOG}.{call}").fetchall())
+
+        # Rows that were replaced stand in the files until those are rewritten.
+        rewritten = count("rewrite_data_files(delete_threshold => 0.3)")
+        merged = count("merge_adjacent_files()")
+        expired = count("expire_snapshots(older_than => now() - interval '7 days')")
+        removed = count("cleanup_old_files(older_than => now() - interval '1 day')")
+    return {
+        "tables_rewritten": rewritten,
+        "tables_merged": merged,
+        "snapshots_expired": expired,
+        "files_removed": removed,
+    }
+
+
+def _lock(settings: Settings, holder: str, wait_seconds: float) -> Any:
+    import psycopg2
+
+    name = f"{holder} (pid {os.getpid()})"[:63]
+    connection = psycopg2.connect(postgres.start(settings).lake, application_name=name)
+    connection.autocommit = True
+    deadline = time.monotonic() + wait_seconds
+    with connection.cursor() as cursor:
+        while True:
+            cursor.execute("select pg_try_advisory_lock(%s)", (WRITER_LOCK,))
+            if cursor.fetchone() == (True,):
+                return connection
+            if time.monotonic() >= deadline:
+                busy = current_writer(settings) or "another process"
+                connection.close()
+                raise WriterBusy(
+                    f"The lake is being written by {busy}; waited {wait_seconds:.0f} s. "
+                    "Wait for it to finish or stop it, then try again."
+                )
+            time.sleep(0.1)
+
+
+def current_writer(settings: Settings) -> str | None:
+    """Name and pid of the process that holds the writer lock, if any."""
+    import psycopg2
+
+    connection = psycopg2.connect(postgres.start(settings).lake)
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "select a.application_name from pg_locks l join pg_stat_activity a using (pid) "
+                "where l.locktype = 'advisory' and l.granted "
+                "and ((l.classid::bigint << 32) | l.objid::bigint) = %s",
+                (WRITER_LOCK,),
+            )
+            row = cursor.fetchone()
+            return row[0] if row else None
+    finally:
+        connection.close()
+
+
+def _quoted(text: str) -> str:
+    return text.replace("'", "''")

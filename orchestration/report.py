@@ -1,0 +1,184 @@
+"""What `signalbox status` and `signalbox doctor` know, as data, and how a person sees it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from orchestration import dbt, ingest, lake, postgres, warehouse
+from orchestration.settings import Settings
+from orchestration.supervisor import port_answers
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+    from rich.console import Console
+
+DISK_NOTE_BYTES = 2 * 1024**3
+
+STAGES = {
+    "raw_events": "select count(*) from raw.events",
+    "quarantined": "select count(*) from raw.quarantine",
+    "events": "select count(*) from stg_events",
+    "timeline": "select count(*) from customer_timeline",
+    "customers": "select count(*) from customers",
+    "scored": "select count(*) from churn_scores",
+    "signals": "select count(*) from signals",
+    "crm_contacts": "select count(*) from raw.crm_contacts",
+    "support_tickets": "select count(*) from raw.support_tickets",
+}
+
+
+def status(settings: Settings) -> dict[str, Any]:
+    """Counts per stage, backlog, freshness, deliveries by state, and the present writer."""
+    from ingestion.log import LogReader
+
+    postgres.start(settings)
+    warehouse.ensure(settings)
+    accepted = LogReader(settings.log_dir).end() if settings.log_dir.exists() else 0
+    position = ingest.loader(settings).position()
+    with lake.connect(settings) as connection:
+        stages = {name: _scalar(connection, query) for name, query in STAGES.items()}
+        built = _scalar(connection, "select max(as_of_ts) from build_watermarks")
+        newest = _scalar(connection, "select max(received_at) from stg_events")
+    return {
+        "home": str(settings.home),
+        "accepted": accepted,
+        "waiting_to_load": accepted - position,
+        "stages": stages,
+        "newest_event_received_at": newest,
+        "last_build_at": built,
+        "seconds_since_build": _age(built),
+        "writer": lake.current_writer(settings),
+        "deliveries": ledger_counts(settings),
+        "serving": {
+            "collector": port_answers(settings.host, settings.collector_port),
+            "dagster": port_answers(settings.host, settings.dagster_port),
+            "sandbox": port_answers(settings.host, settings.sandbox_port),
+        },
+    }
+
+
+def ledger_counts(settings: Settings) -> dict[str, dict[str, int]]:
+    """Actions per sync and state."""
+    import psycopg2
+
+    connection = psycopg2.connect(postgres.start(settings).ledger)
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("select sync, state, count(*) from actions group by 1, 2 order by 1, 2")
+            counts: dict[str, dict[str, int]] = {}
+            for sync, state, count in cursor.fetchall():
+                counts.setdefault(sync, {})[state] = count
+            return counts
+    finally:
+        connection.close()
+
+
+def print_status(state: dict[str, Any], console: Console) -> None:
+    """The status for a person."""
+    from orchestration.cli.console import table
+
+    stages = table("Pipeline", "stage", "rows", right=("rows",))
+    stages.add_row("accepted (event log)", f"{state['accepted']:,}")
+    for name, count in state["stages"].items():
+        stages.add_row(
+            name.replace("_", " "), "[dim]not built[/]" if count is None else f"{count:,}"
+        )
+    console.print(stages)
+    if state["deliveries"]:
+        states = sorted({name for counts in state["deliveries"].values() for name in counts})
+        syncs = table("Deliveries", "sync", *states, right=tuple(states))
+        for sync, counts in state["deliveries"].items():
+            syncs.add_row(sync, *(f"{counts[name]:,}" if name in counts else "" for name in states))
+        console.print(syncs)
+    age = state["seconds_since_build"]
+    console.print(
+        f"{state['waiting_to_load']:,} records wait to be loaded; "
+        + ("nothing was built yet" if age is None else f"models built {age:,.0f} s ago")
+        + (f"; {state['writer']} is writing" if state["writer"] else "")
+        + "."
+    )
+    up = [name for name, serving in state["serving"].items() if serving]
+    console.print(f"Serving: {', '.join(up) or 'nothing; signalbox up starts everything'}.")
+
+
+def doctor(settings: Settings) -> list[dict[str, str]]:
+    """Each check as `{check, state, result}`; state is ok, note or wrong."""
+    checks: list[dict[str, str]] = []
+
+    def check(name: str, work: Callable[[], str | tuple[str, str]]) -> None:
+        try:
+            outcome = work()
+        except Exception as error:
+            outcome = ("wrong", str(error).splitlines()[0])
+        state, result = outcome if isinstance(outcome, tuple) else ("ok", outcome)
+        checks.append({"check": name, "state": state, "result": result})
+
+    check("home", lambda: _home(settings))
+    check("disk", lambda: _disk(settings))
+    check("postgres", lambda: postgres.start(settings).lake.split("@")[-1])
+    check("lake", lambda: _lake(settings))
+    check("dbt project", lambda: f"{len(dbt.manifest(settings)['nodes'])} nodes parse")
+    check("contracts", lambda: ingest.check_contracts())
+    check("write keys", lambda: _write_keys(settings))
+    for name, port in (
+        ("collector", settings.collector_port),
+        ("dagster", settings.dagster_port),
+        ("sandbox", settings.sandbox_port),
+    ):
+        check(name, lambda port=port: _port(settings, port))  # type: ignore[misc]
+    from orchestration import activate
+
+    for destination in activate.destinations():
+        check(
+            f"destination {destination}",
+            lambda name=destination: activate.describe(settings, name),  # type: ignore[misc]
+        )
+    return checks
+
+
+def _home(settings: Settings) -> str:
+    settings.home.mkdir(parents=True, exist_ok=True)
+    probe = settings.home / ".writable"
+    probe.touch()
+    probe.unlink()
+    return str(settings.home)
+
+
+def _disk(settings: Settings) -> tuple[str, str]:
+    free = shutil.disk_usage(settings.home).free
+    state = "ok" if free > DISK_NOTE_BYTES else "wrong"
+    return state, f"{free / 1024**3:.0f} GiB free"
+
+
+def _lake(settings: Settings) -> str:
+    warehouse.ensure(settings)
+    with lake.connect(settings) as connection:
+        version = _scalar(connection, "select version()")
+    return f"DuckDB {version}, {settings.lake_path}"
+
+
+def _write_keys(settings: Settings) -> tuple[str, str]:
+    if set(settings.write_keys.values()) & {"wk_web", "wk_server"}:
+        return "note", "the defaults are in use; set SIGNALBOX_WRITE_KEYS before you go public"
+    return "ok", ", ".join(settings.write_keys)
+
+
+def _port(settings: Settings, port: int) -> str:
+    return f"port {port}: {'serving' if port_answers(settings.host, port) else 'free'}"
+
+
+def _scalar(connection: DuckDBPyConnection, query: str) -> Any:
+    import duckdb
+
+    try:
+        row = connection.execute(query).fetchone()
+    except duckdb.CatalogException:
+        return None  # not built yet
+    return row[0] if row else None
+
+
+def _age(moment: datetime | None) -> float | None:
+    return (datetime.now(UTC) - moment).total_seconds() if moment else None

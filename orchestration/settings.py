@@ -1,0 +1,139 @@
+"""Every setting of Signalbox, typed, from `SIGNALBOX_*` variables and the project's `.env`."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+ROOT = Path(__file__).resolve().parent.parent
+ENV_FILE = ROOT / ".env"
+DBT_PROJECT = ROOT / "dbt_project"
+
+UnknownEvents = Literal["allow", "quarantine", "reject"]
+
+
+class SettingsError(Exception):
+    """A setting is missing or wrong; the message names the variable and what it should be."""
+
+
+class Settings(BaseSettings):
+    """Core settings. Each destination's own (`SIGNALBOX_HUBSPOT_TOKEN` …) live in its file."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SIGNALBOX_",
+        env_file=ENV_FILE,
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+    )
+
+    home: Path = Field(Path(".signalbox"), description="Holds log, lake, Postgres and state.")
+    postgres_url: SecretStr | None = Field(
+        None, description="A Postgres server of your own; unset: the embedded one."
+    )
+    lake_url: str = Field("", description="Where Parquet files go; unset: <home>/lake.")
+    write_keys: Annotated[dict[str, str], NoDecode] = Field(
+        default={"web": "wk_web", "server": "wk_server"},
+        description="Who may send, as name=key pairs: web=wk_1,server=wk_2.",
+    )
+    unknown_events: Annotated[dict[str, UnknownEvents], NoDecode] = Field(
+        default={"*": "quarantine"},
+        description="What happens to events without a contract: one policy, or name=policy pairs.",
+    )
+    host: str = Field("127.0.0.1", description="Address every server listens on.")
+    collector_port: int = 8080
+    dagster_port: int = 3000
+    sandbox_port: int = 8090
+    sandbox_smtp_port: int = 8025
+
+    cart_abandoned_minutes: float = Field(
+        30, gt=0, description="Minutes without purchase after which a cart counts as abandoned."
+    )
+    source_refresh_seconds: float = Field(
+        300, ge=5, description="How often the CRM and the help desk are read."
+    )
+    crm_url: str = Field("", description="HubSpot-compatible API to read; unset: the sandbox.")
+    crm_token: SecretStr | None = None
+    support_url: str = Field("", description="Zendesk-compatible API to read; unset: the sandbox.")
+    support_token: SecretStr | None = None
+
+    @field_validator("write_keys", mode="before")
+    @classmethod
+    def _parse_write_keys(cls, value: object) -> object:
+        return _pairs(value) if isinstance(value, str) else value
+
+    @field_validator("unknown_events", mode="before")
+    @classmethod
+    def _parse_unknown_events(cls, value: object) -> object:
+        if isinstance(value, str):
+            return {"*": value} if value in get_args(UnknownEvents) else _pairs(value)
+        return value
+
+    @field_validator("home")
+    @classmethod
+    def _from_project_root(cls, value: Path) -> Path:
+        # Relative to the project, not to the working directory: `dbt build` runs in dbt_project/,
+        # `dagster dev` in the root, and both must find the same home.
+        return (ROOT / value.expanduser()).resolve()
+
+    @model_validator(mode="after")
+    def _distinct_keys(self) -> Settings:
+        if len(set(self.write_keys.values())) != len(self.write_keys):
+            raise ValueError("two sources share a write key; give each its own")
+        return self
+
+    @property
+    def log_dir(self) -> Path:
+        return self.home / "log"
+
+    @property
+    def lake_path(self) -> str:
+        """Data path of the lake: a directory or an object-storage URL, always ending in `/`."""
+        return (self.lake_url or str(self.home / "lake")).rstrip("/") + "/"
+
+    @property
+    def collector_url(self) -> str:
+        return f"http://{self.host}:{self.collector_port}"
+
+    @property
+    def dagster_url(self) -> str:
+        return f"http://{self.host}:{self.dagster_port}"
+
+    @property
+    def sandbox_url(self) -> str:
+        return f"http://{self.host}:{self.sandbox_port}"
+
+
+def _pairs(text: str) -> dict[str, str]:
+    pairs = [part.strip() for part in text.split(",") if part.strip()]
+    parsed: dict[str, str] = {}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not separator or not name.strip() or not value.strip():
+            raise ValueError(f"{pair!r} is not name=value; write for example web=wk_1,server=wk_2")
+        parsed[name.strip()] = value.strip()
+    if not parsed:
+        raise ValueError("it is empty; write for example web=wk_1,server=wk_2")
+    return parsed
+
+
+@lru_cache(maxsize=1)
+def load_settings() -> Settings:
+    """Read the settings once per process.
+
+    Raises:
+        SettingsError: a variable does not parse; the message names it.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            name = "_".join(str(part) for part in problem["loc"]).upper()
+            variable = f"SIGNALBOX_{name}" if name else "SIGNALBOX_* settings"
+            lines.append(f"{variable}: {problem['msg'].removeprefix('Value error, ')}")
+        raise SettingsError("\n".join(lines)) from None

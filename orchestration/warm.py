@@ -1,0 +1,166 @@
+"""The warm process: everything a run needs is imported once, and each run is a fork of it.
+
+A fork has its own memory, its own connections and its own end: a run that leaks, crashes or is
+terminated takes nothing with it, and the interpreter start and imports (seconds) are paid once.
+The process itself opens no connection and starts no thread, which is what makes forking safe.
+
+Protocol: one JSON line per connection on a Unix socket, `{"run_id": …, "instance_ref": …}`;
+the answer is `{"pid": n}`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+import tempfile
+import time
+from hashlib import sha256
+from pathlib import Path
+from types import FrameType
+
+from orchestration.settings import Settings
+
+FINISH_SECONDS = 25.0
+_running = True
+
+
+def socket_path(settings: Settings) -> Path:
+    """The warm process's socket; short, because Unix limits it to about 100 bytes."""
+    name = sha256(str(settings.home).encode()).hexdigest()[:12]
+    return Path(tempfile.gettempdir()) / f"signalbox-{os.getuid()}-{name}.sock"
+
+
+def request(settings: Settings, run_id: str, instance_ref: str) -> int:
+    """Ask the warm process to execute a run.
+
+    Returns:
+        The pid of the run's process.
+
+    Raises:
+        OSError: there is no warm process, or it does not answer.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.settimeout(5)
+        client.connect(str(socket_path(settings)))
+        client.sendall(json.dumps({"run_id": run_id, "instance_ref": instance_ref}).encode())
+        client.shutdown(socket.SHUT_WR)
+        answer = client.makefile().readline()
+    if not answer:
+        raise OSError("the warm process closed the connection without an answer")
+    return int(json.loads(answer)["pid"])
+
+
+def serve(settings: Settings) -> None:
+    """Import, listen, fork; until SIGTERM or SIGINT. Runs under way go on to their end."""
+    _import_everything(settings)
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    path = socket_path(settings)
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
+        server.bind(str(path))
+        path.chmod(0o600)
+        server.listen(16)
+        server.setblocking(False)
+        selector = selectors.DefaultSelector()
+        selector.register(server, selectors.EVENT_READ)
+        try:
+            while _running:
+                _reap()
+                if selector.select(timeout=1.0):
+                    _accept(server, settings)
+        finally:
+            path.unlink(missing_ok=True)
+    _finish_children()
+
+
+def _import_everything(settings: Settings) -> None:
+    import dlt
+    import duckdb
+    import polars  # noqa: F401
+    from dagster._cli import api  # noqa: F401
+
+    import orchestration.definitions
+    from orchestration import dbt
+
+    dbt.warm_up(settings)
+    # Resolved once here, so that no run resolves the asset graph again.
+    orchestration.definitions.defs.get_repository_def()
+    _ = dlt.__version__, duckdb.__version__
+
+
+def _accept(server: socket.socket, settings: Settings) -> None:
+    try:
+        client, _ = server.accept()
+    except BlockingIOError:
+        return
+    with client:
+        client.settimeout(5)
+        try:
+            message = json.loads(client.makefile().read())
+        except (OSError, ValueError):
+            return  # a client that went away asks for nothing
+        pid = os.fork()
+        if pid == 0:
+            server.close()
+            client.close()
+            _run(message["run_id"], message["instance_ref"])
+        client.sendall(json.dumps({"pid": pid}).encode() + b"\n")
+
+
+def _run(run_id: str, instance_ref: str) -> None:
+    """In the fork: execute the run as `dagster api execute_run` does, then leave."""
+    code = 1
+    try:
+        os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        from dagster._cli.api import _execute_run_command_body
+        from dagster._cli.utils import get_instance_for_cli
+        from dagster._core.instance.ref import InstanceRef
+        from dagster._serdes import deserialize_value
+        from dagster._utils.interrupts import capture_interrupts
+
+        with (
+            capture_interrupts(),
+            get_instance_for_cli(deserialize_value(instance_ref, InstanceRef)) as instance,
+        ):
+            code = _execute_run_command_body(run_id, instance, lambda _: None, True)
+    except BaseException:  # a fork must never return into the server's loop
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        import atexit
+
+        atexit._run_exitfuncs()  # leaves Postgres's list of users, as any process does
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _reap() -> bool:
+    """Collect runs that have ended; True if any is still under way."""
+    while True:
+        try:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return False
+        if pid == 0:
+            return True
+
+
+def _finish_children() -> None:
+    deadline = time.monotonic() + FINISH_SECONDS
+    while _reap() and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
+def _stop(_signal: int, _frame: FrameType | None) -> None:
+    global _running
+    _running = False

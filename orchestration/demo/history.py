@@ -83,6 +83,8 @@ def live_through(
         if customer.joined_at < start:
             memory.features = list(catalogue.FEATURES[: rng.randint(2, 6)])
         _discover(customer, memory, rng, found)
+        if customer.away is not None:
+            _come_back(customer, memory, rng, found)
         _visit_daily(customer, memory, rng, start, end, found)
         _read_mail(customer, memory, rng, start, end, found)
         found.sort(key=_by_time)
@@ -136,6 +138,17 @@ def _discover(customer: Customer, memory: Memory, rng: random.Random, out: list[
             before.page("/pricing", "Plans and prices")
         out += before.moments
     memory.signed_in.add(device.anonymous_id)
+
+
+def _come_back(customer: Customer, memory: Memory, rng: random.Random, out: list[Moment]) -> None:
+    """The first visit after the absence begins with a login."""
+    assert customer.away is not None
+    at = customer.away[1] + rng.randint(0, 3 * HOUR)
+    visit = Visit(customer, memory, customer.devices[0], at, rng)
+    visit.path = "/login"
+    visit.sign_in()
+    shop(visit, eager=0.3)
+    out += visit.moments
 
 
 def _visit_daily(

@@ -1,0 +1,124 @@
+"""The lake's promises to its readers and writers, on the real lake and Postgres."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from orchestration import lake, warehouse
+from orchestration.settings import Settings
+
+HOLDER = """
+import sys, time
+from orchestration import lake
+from orchestration.settings import load_settings
+with lake.writer(load_settings(), "nightly build"):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def other_writer(settings: Settings):  # type: ignore[no-untyped-def]
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_second_writer_is_told_who_is_first(
+    settings: Settings, other_writer: subprocess.Popen[str]
+) -> None:
+    with (
+        pytest.raises(lake.WriterBusy, match=rf"nightly build \(pid {other_writer.pid}\)"),
+        lake.writer(settings, "test", wait_seconds=0),
+    ):
+        pass
+    assert lake.current_writer(settings) == f"nightly build (pid {other_writer.pid})"
+
+
+def test_a_killed_writer_leaves_no_lock(
+    settings: Settings, other_writer: subprocess.Popen[str]
+) -> None:
+    other_writer.kill()
+    with lake.writer(settings, "test", wait_seconds=10):
+        pass
+    assert lake.current_writer(settings) is None
+
+
+def test_the_writer_may_nest_and_use_threads(settings: Settings) -> None:
+    seen: list[str | None] = []
+
+    def nested() -> None:
+        with lake.writer(settings, "inner", wait_seconds=0):
+            seen.append(lake.current_writer(settings))
+
+    with lake.writer(settings, "outer"):
+        thread = threading.Thread(target=nested)
+        thread.start()
+        thread.join()
+        assert lake.current_writer(settings) == seen[0]
+    assert seen[0] is not None
+    assert seen[0].startswith("outer")
+    assert lake.current_writer(settings) is None
+
+
+def test_readers_see_whole_commits_while_a_writer_writes(settings: Settings) -> None:
+    with lake.connect(settings, read_only=False) as writing, lake.connect(settings) as reading:
+        writing.execute("create or replace table pairs (a int, b int)")
+        for number in range(10):
+            writing.execute("begin")
+            writing.execute("insert into pairs values (?, 0)", [number])
+            assert reading.execute("select count(*) from pairs").fetchone() == (2 * number,)
+            writing.execute("insert into pairs values (?, 1)", [number])
+            writing.execute("commit")
+        assert reading.execute("select count(*) from pairs").fetchone() == (20,)
+
+
+def test_maintenance_keeps_the_rows(settings: Settings) -> None:
+    with lake.connect(settings, read_only=False) as connection:
+        connection.execute("create or replace table kept (n int)")
+        for number in range(20):
+            connection.execute("insert into kept values (?)", [number])
+        connection.execute("delete from kept where n % 2 = 0")
+    with lake.writer(settings, "test"):
+        report = lake.maintain(settings)
+    with lake.connect(settings) as connection:
+        rows = connection.execute("select n from kept order by n").fetchall()
+    assert rows == [(number,) for number in range(1, 20, 2)]
+    assert set(report) == {
+        "tables_rewritten", "tables_merged", "snapshots_expired", "files_removed"
+    }  # fmt: skip
+
+
+REFUSED = [
+    "insert into raw.events (log_seq) values (1)",
+    "drop table raw.events",
+    "select * from read_csv('/etc/hostname')",
+    "select * from read_text('/etc/hostname')",
+    "copy (select 1) to 'out.csv'",
+    "attach 'other.duckdb'",
+    "install httpfs",
+    "set enable_external_access = true",
+    "call postgres_execute('__ducklake_metadata_lake', 'drop table ducklake_table')",
+    "select * from postgres_query('__ducklake_metadata_lake', "
+    "'select pg_read_file(''/etc/hostname'')')",
+]
+
+
+def test_adhoc_sql_reads_the_lake_and_nothing_else(settings: Settings, tmp_path: Path) -> None:
+    warehouse.ensure(settings)
+    connection = lake.connect_guarded(settings)
+    assert connection.execute("select count(*) from raw.events").fetchone() == (0,)
+    for query in REFUSED:
+        with pytest.raises(duckdb.Error):
+            connection.execute(query).fetchall()

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orchestration.settings import ROOT, Settings, SettingsError, load_settings
+
+
+def read(monkeypatch: pytest.MonkeyPatch, **values: str) -> Settings:
+    for name, value in values.items():
+        monkeypatch.setenv(f"SIGNALBOX_{name}", value)
+    load_settings.cache_clear()
+    try:
+        return load_settings()
+    finally:
+        load_settings.cache_clear()
+
+
+def test_a_relative_home_is_relative_to_the_project(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert read(monkeypatch, HOME="somewhere").home == ROOT / "somewhere"
+
+
+def test_write_keys_are_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = read(monkeypatch, WRITE_KEYS="web=wk_1, server=wk_2").write_keys
+    assert keys == {"web": "wk_1", "server": "wk_2"}
+
+
+def test_one_policy_holds_for_all_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read(monkeypatch, UNKNOWN_EVENTS="reject").unknown_events == {"*": "reject"}
+    assert read(monkeypatch, UNKNOWN_EVENTS="web=allow").unknown_events == {"web": "allow"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("WRITE_KEYS", "wk_1", "SIGNALBOX_WRITE_KEYS: 'wk_1' is not name=value"),
+        ("WRITE_KEYS", "web=k,app=k", "share a write key"),
+        ("UNKNOWN_EVENTS", "web=ignore", "SIGNALBOX_UNKNOWN_EVENTS"),
+        ("COLLECTOR_PORT", "http", "SIGNALBOX_COLLECTOR_PORT"),
+        ("CART_ABANDONED_MINUTES", "0", "greater than 0"),
+    ],
+)
+def test_a_wrong_value_is_named(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
+    with pytest.raises(SettingsError, match="SIGNALBOX_") as caught:
+        read(monkeypatch, **{name: value})
+    assert said in str(caught.value)
+
+
+def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = read(monkeypatch, POSTGRES_URL="postgresql://u:hunter2@db/postgres")
+    assert "hunter2" not in repr(settings)

@@ -1,7 +1,5 @@
 """The jobs: which assets run together. Each run is one process, so that nothing is paid twice."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

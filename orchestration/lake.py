@@ -139,14 +139,15 @@ def maintain(settings: Settings) -> dict[str, int]:
     """
     with connect(settings, read_only=False) as connection:
 
-        def count(call: str) -> int:
-            return len(connection.execute(f"call {CATALOG}.{call}").fetchall())
+        def count(function: str, *options: str) -> int:
+            arguments = ", ".join([f"'{CATALOG}'", *options])
+            return len(connection.execute(f"call ducklake_{function}({arguments})").fetchall())
 
         # Rows that were replaced stand in the files until those are rewritten.
-        rewritten = count("rewrite_data_files(delete_threshold => 0.3)")
-        merged = count("merge_adjacent_files()")
-        expired = count("expire_snapshots(older_than => now() - interval '7 days')")
-        removed = count("cleanup_old_files(older_than => now() - interval '1 day')")
+        rewritten = count("rewrite_data_files", "delete_threshold => 0.3")
+        merged = count("merge_adjacent_files")
+        expired = count("expire_snapshots", "older_than => now() - interval '7 days'")
+        removed = count("cleanup_old_files", "older_than => now() - interval '1 day'")
     return {
         "tables_rewritten": rewritten,
         "tables_merged": merged,

@@ -1,7 +1,5 @@
 """The raw layer's assets: what dlt loads from the log, the CRM and the help desk."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from dagster import (

@@ -1,7 +1,5 @@
 """dbt's models as assets and dbt's tests as their checks, run by dbt inside the run's process."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 

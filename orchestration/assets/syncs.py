@@ -1,7 +1,5 @@
 """The syncs as assets downstream of their models, and the ledger they write."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 

@@ -33,7 +33,7 @@ def demo(
         bool, typer.Option("--check", help="Run without a person: verify each stage, then end.")
     ] = False,
     customers: Annotated[int, typer.Option(min=200, help="Simulated customers.")] = 3000,
-    days: Annotated[int, typer.Option(min=1, max=365, help="Days of history.")] = 90,
+    days: Annotated[int, typer.Option(min=1, max=90, help="Days of history.")] = 90,
     seed: Annotated[int, typer.Option(help="The simulated world; the same seed, the same.")] = 7,
     rate: Annotated[float, typer.Option(min=0, help="Ordinary live messages per second.")] = 4,
     as_json: Json = False,
@@ -86,9 +86,6 @@ def _prepare(settings: Settings, state: DemoState, days: int) -> None:
     done = settings.home / "demo" / "prepared"
     if done.exists():
         return
-    import gzip
-
-    import orjson
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     from orchestration import activate, dbt, ingest, lake
@@ -106,11 +103,7 @@ def _prepare(settings: Settings, state: DemoState, days: int) -> None:
         task = step(f"playing {days} days of history")
         world = state.world()
         path = settings.home / "demo" / "history.jsonl.gz"
-        messages = 0
-        with gzip.open(path, "wb", compresslevel=1) as file:
-            for message in world.history(days):
-                file.write(orjson.dumps(message) + b"\n")
-                messages += 1
+        messages = world.write_history(path, days)
         finish(task, f"history: {messages:,} messages")
 
         task = step("importing it through contract and event log")

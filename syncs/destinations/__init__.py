@@ -1,0 +1,140 @@
+"""Destinations: one file each; the file's name is what a sync model calls it."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr, ValidationError
+from pydantic_settings import BaseSettings
+
+from syncs.results import Fatal, HttpClient, Row, RowResult, Target
+
+#: What a destination file must define.
+_REQUIRED = ("MODES", "BATCH_SIZE", "RATE", "CREDENTIALS", "SANDBOX", "Settings", "push")
+
+Push = Callable[[Sequence[Row], Target[Any], HttpClient], list[RowResult]]
+
+
+@dataclass(frozen=True)
+class Destination:
+    """A destination file's constants and its `push`."""
+
+    name: str
+    modes: frozenset[str]
+    batch_size: int  # rows per request
+    rate: float  # requests per second
+    credentials: tuple[str, ...]  # settings without which it cannot be used
+    sandbox: dict[str, str]  # settings that point it at the sandbox
+    settings: type[BaseSettings]
+    push: Push
+    objects: frozenset[str]  # empty: any
+    required_columns: frozenset[str]
+    template_required: bool
+    idempotency_key: bool  # it drops a message whose key it has seen
+    escape: Callable[[str], str] | None  # for values put into a text template
+
+
+def available() -> list[str]:
+    """Names of all destinations, sorted."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def load(name: str) -> Destination:
+    """The destination in `destinations/<name>.py`. Raises Fatal when there is none."""
+    if name not in available():
+        raise Fatal(f"no destination {name!r}; there are: {', '.join(available())}")
+    module = importlib.import_module(f"{__name__}.{name}")
+    missing = [constant for constant in _REQUIRED if not hasattr(module, constant)]
+    if missing:
+        raise Fatal(f"destinations/{name}.py does not define {', '.join(missing)}")
+    return Destination(
+        name=name,
+        modes=frozenset(module.MODES),
+        batch_size=int(module.BATCH_SIZE),
+        rate=float(module.RATE),
+        credentials=tuple(module.CREDENTIALS),
+        sandbox=dict(module.SANDBOX),
+        settings=module.Settings,
+        push=module.push,
+        objects=frozenset(getattr(module, "OBJECTS", ())),
+        required_columns=frozenset(getattr(module, "REQUIRED_COLUMNS", ())),
+        template_required=bool(getattr(module, "TEMPLATE_REQUIRED", False)),
+        idempotency_key=bool(getattr(module, "IDEMPOTENCY_KEY", False)),
+        escape=getattr(module, "escape", None),
+    )
+
+
+def resolve(
+    destination: Destination,
+    sandbox_url: str,
+    sandbox_smtp: str,
+    *,
+    env_file: Path | None = Path(".env"),
+) -> Target[Any]:
+    """The live target when its credentials are set, the sandbox when none of its settings is.
+
+    `sandbox_url` is like http://127.0.0.1:8090, `sandbox_smtp` like 127.0.0.1:8025. Raises Fatal
+    naming the missing variables when only a part is set.
+    """
+    try:
+        settings = _read(destination, env_file)
+    except ValidationError as error:
+        # Pydantic's own text would quote the value, which may be a secret.
+        faults = "; ".join(
+            f"{_variable(destination, str(item['loc'][0])) if item['loc'] else destination.name}: "
+            f"{item['msg'].removeprefix('Value error, ')}"
+            for item in error.errors(include_input=False, include_url=False)
+        )
+        raise Fatal(f"{destination.name}: {faults}") from None
+    missing = [name for name in destination.credentials if not getattr(settings, name)]
+    if not missing:
+        return Target(destination.name, settings)
+    begun = settings.model_fields_set & {*destination.credentials, "base_url"}
+    if begun:
+        given = ", ".join(_variable(destination, name) for name in sorted(begun))
+        lacking = ", ".join(_variable(destination, name) for name in missing)
+        raise Fatal(
+            f"{destination.name}: set {lacking} as well (found {given}), "
+            "or remove them all to use the sandbox"
+        )
+    return sandbox_target(destination, sandbox_url, sandbox_smtp)
+
+
+def sandbox_target(destination: Destination, sandbox_url: str, sandbox_smtp: str) -> Target[Any]:
+    """The target that points at the sandbox, whatever the environment says."""
+    host, _, port = sandbox_smtp.rpartition(":")
+    place = {"url": sandbox_url.rstrip("/"), "smtp_host": host, "smtp_port": port}
+    values: dict[str, Any] = {
+        name: value.format(**place) for name, value in destination.sandbox.items()
+    }
+    settings = destination.settings(_env_file=None, **values)
+    return Target(destination.name, settings, sandbox=True)
+
+
+def aim(target: Target[Any], *, object_name: str, key: str) -> Target[Any]:
+    """The same target for one sync's object and key column."""
+    return replace(target, object=object_name, key=key)
+
+
+def secrets(target: Target[Any]) -> list[str]:
+    """Every secret value of the target, for masking."""
+    found = []
+    for name in type(target.settings).model_fields:
+        value = getattr(target.settings, name)
+        if isinstance(value, SecretStr):
+            found.append(value.get_secret_value())
+    return found
+
+
+def _read(destination: Destination, env_file: Path | None) -> BaseSettings:
+    return destination.settings(_env_file=env_file)
+
+
+def _variable(destination: Destination, field: str) -> str:
+    prefix = destination.settings.model_config.get("env_prefix", "")
+    return f"{prefix}{field}".upper()

@@ -1,0 +1,109 @@
+"""HubSpot contacts: batch upsert by a unique property, CRM API v3.
+
+https://developers.hubspot.com/docs/api-reference/crm-contacts-v3
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from syncs.results import HttpClient, Row, RowResult, Target
+
+MODES = {"upsert", "update_only"}
+OBJECTS = {"contacts"}
+BATCH_SIZE = 100
+RATE = 8.0  # a private app may send 100 requests in 10 seconds, reads included
+CREDENTIALS = ("token",)
+SANDBOX = {"token": "sandbox", "base_url": "{url}/hubspot"}
+
+
+class Settings(BaseSettings):
+    """SIGNALBOX_HUBSPOT_TOKEN is the access token of a private app with contact write scope."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SIGNALBOX_HUBSPOT_", extra="ignore", env_ignore_empty=True
+    )
+
+    token: SecretStr | None = None
+    base_url: str = "https://api.hubapi.com"
+
+
+def push(rows: Sequence[Row], target: Target[Settings], http: HttpClient) -> list[RowResult]:
+    if not rows:
+        return []
+    token = target.settings.token
+    assert token is not None
+    answer = http.post(
+        f"{target.settings.base_url}/crm/v3/objects/{target.object}/batch/upsert",
+        json={"inputs": [_input(row, number, target.key) for number, row in enumerate(rows)]},
+        headers={"Authorization": f"Bearer {token.get_secret_value()}"},
+    )
+    body = answer.body if isinstance(answer.body, dict) else {}
+    errors = body.get("errors") or []
+    if not errors and not body.get("numErrors"):
+        return [RowResult.delivered(answer.status_code) for _ in rows]
+    return _partial(rows, body, errors, answer.status_code)
+
+
+def _input(row: Row, number: int, key: str) -> dict[str, Any]:
+    return {
+        "id": row.key,
+        "idProperty": key,
+        # HubSpot repeats it in each result and error: that is how one row's error is found.
+        "objectWriteTraceId": str(number),
+        "properties": {name: _text(value) for name, value in row.fields.items() if name != key},
+    }
+
+
+def _text(value: Any) -> str:
+    """Property values travel as strings; the empty string clears a property."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value)
+
+
+def _partial(
+    rows: Sequence[Row], body: dict[str, Any], errors: list[Any], status_code: int
+) -> list[RowResult]:
+    by_row: dict[int, RowResult] = {}
+    for error in errors:
+        category = str(error.get("category", ""))
+        words = str(error.get("message") or category or "rejected")
+        for number in _rows_named(rows, error.get("context") or {}):
+            by_row[number] = (
+                RowResult.retrying(words, status_code)
+                if category in {"RATE_LIMITS", "INTERNAL_ERROR"}
+                else RowResult.rejected(words, status_code)
+            )
+    confirmed = {str(result.get("objectWriteTraceId")) for result in body.get("results") or []}
+    error_count = max(int(body.get("numErrors") or 0), len(errors))
+    results = []
+    for number in range(len(rows)):
+        if number in by_row:
+            results.append(by_row[number])
+        elif str(number) in confirmed or len(by_row) >= error_count:
+            results.append(RowResult.delivered(status_code))
+        else:
+            # Some error names no row. An upsert may be sent again, so nothing is guessed.
+            results.append(RowResult.retrying("the answer does not say which rows failed"))
+    return results
+
+
+def _rows_named(rows: Sequence[Row], context: dict[str, Any]) -> list[int]:
+    named = {str(trace) for trace in _listed(context.get("objectWriteTraceId"))}
+    keys = {str(key).lower() for name in ("ids", "id") for key in _listed(context.get(name))}
+    return [
+        number
+        for number, row in enumerate(rows)
+        if str(number) in named or (not named and row.key.lower() in keys)
+    ]
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]

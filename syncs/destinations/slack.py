@@ -1,0 +1,90 @@
+"""Slack: one message to one channel, chat.postMessage.
+
+https://docs.slack.dev/reference/methods/chat.postMessage
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from syncs.results import Fatal, HttpClient, Retryable, Row, RowResult, Target, Unanswered
+
+MODES = {"message"}
+BATCH_SIZE = 1
+RATE = 1.0  # Slack takes about one message a second per channel
+CREDENTIALS = ("token",)
+SANDBOX = {"token": "sandbox", "base_url": "{url}/slack"}
+REQUIRED_COLUMNS = {"channel"}
+TEMPLATE_REQUIRED = True
+
+_AGAIN = {"ratelimited", "rate_limited", "service_unavailable", "team_added_to_org"}
+# Slack says of these that some part of the operation may have succeeded.
+_UNSURE = {"internal_error", "fatal_error", "request_timeout"}
+_NEEDS_A_PERSON = {
+    "access_denied",
+    "account_inactive",
+    "ekm_access_denied",
+    "enterprise_is_restricted",
+    "invalid_auth",
+    "missing_scope",
+    "no_permission",
+    "not_allowed_token_type",
+    "not_authed",
+    "org_login_required",
+    "token_expired",
+    "token_revoked",
+}
+
+
+class Settings(BaseSettings):
+    """SIGNALBOX_SLACK_TOKEN is a bot token (xoxb-…) with the scope chat:write."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SIGNALBOX_SLACK_", extra="ignore", env_ignore_empty=True
+    )
+
+    token: SecretStr | None = None
+    base_url: str = "https://slack.com"
+
+
+def escape(value: str) -> str:
+    """Slack's three control characters, so that no customer's name pings a channel."""
+    return value.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def push(rows: Sequence[Row], target: Target[Settings], http: HttpClient) -> list[RowResult]:
+    return [_post(row, target.settings, http) for row in rows]
+
+
+def _post(row: Row, settings: Settings, http: HttpClient) -> RowResult:
+    assert settings.token is not None and row.message is not None
+    answer = http.post(
+        f"{settings.base_url}/api/chat.postMessage",
+        json={
+            "channel": row.fields["channel"],
+            "text": row.message.text,
+            "unfurl_links": False,
+        },
+        headers={
+            "Authorization": f"Bearer {settings.token.get_secret_value()}",
+            "Content-Type": "application/json; charset=utf-8",
+        },
+    )
+    body: dict[str, Any] = answer.body if isinstance(answer.body, dict) else {}
+    if body.get("ok") is True:
+        return RowResult.delivered(answer.status_code)
+    if "ok" not in body:
+        raise Unanswered("Slack's answer is not one of chat.postMessage")
+    words = str(body.get("error") or "not ok")
+    if words in _AGAIN:
+        raise Retryable(words, status_code=answer.status_code)
+    if words in _UNSURE:
+        raise Unanswered(words, status_code=answer.status_code)
+    if words in _NEEDS_A_PERSON:
+        needed = f" (needs {body['needed']})" if body.get("needed") else ""
+        raise Fatal(f"Slack refuses the token: {words}{needed}", status_code=answer.status_code)
+    return RowResult.rejected(words, answer.status_code)

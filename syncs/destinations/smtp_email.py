@@ -1,0 +1,151 @@
+"""Email through any SMTP server: text and HTML, one message per row."""
+
+from __future__ import annotations
+
+import contextlib
+import smtplib
+import ssl
+from collections.abc import Sequence
+from email.message import EmailMessage
+from email.utils import parseaddr
+from typing import Literal
+from urllib.parse import urlencode
+
+from pydantic import SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from syncs.results import Fatal, HttpClient, Rejected, Retryable, Row, RowResult, Target, Unanswered
+
+MODES = {"message"}
+BATCH_SIZE = 1
+RATE = 10.0
+CREDENTIALS = ("host", "from_address")
+SANDBOX = {
+    "host": "{smtp_host}",
+    "port": "{smtp_port}",
+    "starttls": "false",
+    "from_address": "Signalbox <hello@signalbox.example>",
+}
+REQUIRED_COLUMNS = {"to_email"}
+TEMPLATE_REQUIRED = True
+TIMEOUT = 20.0  # seconds, for each step of the conversation
+
+
+class Settings(BaseSettings):
+    """SIGNALBOX_SMTP_EMAIL_HOST, _PORT, _STARTTLS, _USER, _PASSWORD, _FROM_ADDRESS.
+
+    _UNSUBSCRIBE_URL is an https address that takes RFC 8058's one-click POST; without it the
+    unsubscribe header is a mailto to the sender.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="SIGNALBOX_SMTP_EMAIL_", extra="ignore", env_ignore_empty=True
+    )
+
+    host: str | None = None
+    port: int = 587
+    starttls: bool = True
+    user: str | None = None
+    password: SecretStr | None = None
+    from_address: str | None = None
+    unsubscribe_url: str | None = None
+
+    @model_validator(mode="after")
+    def _whole_login(self) -> Settings:
+        if (self.user is None) != (self.password is None):
+            raise ValueError("USER and PASSWORD belong together: set both or none")
+        return self
+
+
+def push(rows: Sequence[Row], target: Target[Settings], http: HttpClient) -> list[RowResult]:
+    if not rows:
+        return []
+    messages = [compose(row, target.settings) for row in rows]
+    server = _connect(target.settings)
+    try:
+        return [_send(server, message) for message in messages]
+    finally:
+        # Whatever the server says to the farewell, the mail's fate is already known.
+        with contextlib.suppress(OSError, smtplib.SMTPException):
+            server.quit()
+
+
+def compose(row: Row, settings: Settings) -> EmailMessage:
+    """The message as it is sent. Its id comes from the action key, so it never changes.
+
+    Raises Rejected when the address is not one address.
+    """
+    assert row.message is not None and settings.from_address is not None
+    address = str(row.fields["to_email"] or "").strip()
+    if parseaddr(address)[1] != address or address.count("@") != 1 or not address.isprintable():
+        raise Rejected("to_email is not a single e-mail address")
+    sender = parseaddr(settings.from_address)[1]
+    message = EmailMessage()
+    message["From"] = settings.from_address
+    message["To"] = address
+    message["Subject"] = " ".join((row.message.subject or "").split())
+    message["Message-ID"] = f"<{row.action_key}@{sender.rpartition('@')[2]}>"
+    if settings.unsubscribe_url:
+        joint = "&" if "?" in settings.unsubscribe_url else "?"
+        link = f"{settings.unsubscribe_url}{joint}{urlencode({'action': row.action_key})}"
+        message["List-Unsubscribe"] = f"<{link}>"
+        message["List-Unsubscribe-Post"] = "List-Unsubscribe=One-Click"
+    else:
+        message["List-Unsubscribe"] = f"<mailto:{sender}?subject=unsubscribe>"
+    message.set_content(row.message.text)
+    if row.message.html:
+        message.add_alternative(row.message.html, subtype="html")
+    return message
+
+
+def _connect(settings: Settings) -> smtplib.SMTP:
+    assert settings.host is not None
+    try:
+        server = smtplib.SMTP(settings.host, settings.port, timeout=TIMEOUT)
+        if settings.starttls:
+            server.starttls(context=ssl.create_default_context())
+        if settings.user is not None and settings.password is not None:
+            server.login(settings.user, settings.password.get_secret_value())
+        server.ehlo_or_helo_if_needed()
+    except smtplib.SMTPAuthenticationError as error:
+        raise Fatal(
+            "the mail server refuses user or password", status_code=error.smtp_code
+        ) from None
+    except smtplib.SMTPNotSupportedError as error:
+        raise Fatal(f"the mail server cannot do what is configured: {error}") from None
+    except ssl.SSLCertVerificationError:
+        raise Fatal("the mail server's certificate is not valid for its name") from None
+    except (OSError, smtplib.SMTPException) as error:
+        raise Retryable(f"mail server not reachable ({type(error).__name__})") from None
+    return server
+
+
+def _send(server: smtplib.SMTP, message: EmailMessage) -> RowResult:
+    # The envelope can fail without effect; only from DATA on may the mail have been taken.
+    step: Literal["sender", "recipient"] = "sender"
+    try:
+        code, words = server.mail(parseaddr(message["From"])[1])
+        if code == 250:
+            step = "recipient"
+            code, words = server.rcpt(message["To"])
+    except (OSError, smtplib.SMTPException) as error:
+        raise Retryable(f"mail server broke off ({type(error).__name__})") from None
+    if code not in (250, 251):
+        return _refusal(step, code, words)
+    try:
+        code, words = server.data(message.as_bytes(policy=message.policy.clone(linesep="\r\n")))
+    except smtplib.SMTPDataError as error:
+        return _refusal("message", error.smtp_code, error.smtp_error)
+    except (OSError, smtplib.SMTPException) as error:
+        raise Unanswered(f"no answer after the mail was sent ({type(error).__name__})") from None
+    return RowResult.delivered(code) if code == 250 else _refusal("message", code, words)
+
+
+def _refusal(step: str, code: int, words: bytes | str) -> RowResult:
+    said = words.decode("utf-8", "replace") if isinstance(words, bytes) else words
+    reason = f"{step} refused: {code} {said}"
+    if 400 <= code < 500:
+        return RowResult.retrying(reason, code)
+    if step == "sender":
+        raise Fatal(reason, status_code=code)
+    return RowResult.rejected(reason, code)

@@ -1,0 +1,141 @@
+"""What a run of a sync did, or would do: as data, and for a terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+Status = Literal["done", "partial", "paused", "blocked", "busy", "failed", "dry_run"]
+
+
+class Preview(msgspec.Struct, kw_only=True):
+    """What a dry run found. Values are shown as they would be sent.
+
+    `creates`: {key, fields}; `updates`: {key, changes: {field: [old, new]}}; `messages`:
+    {customer_id, trigger_id, expires_at, fields, subject, text, html}; `suppressed`:
+    {key, reason}. `waiting` counts what earlier runs left and this one would send too.
+    """
+
+    creates: list[dict[str, Any]] = []
+    updates: list[dict[str, Any]] = []
+    messages: list[dict[str, Any]] = []
+    suppressed: list[dict[str, Any]] = []
+    expired: int = 0
+    unchanged: int = 0
+    waiting: int = 0
+
+
+class SyncReport(msgspec.Struct, kw_only=True):
+    """One run of one sync.
+
+    `status`: done (nothing due is left), partial (the rest is due later), paused (a rule could not
+    be read, nothing was sent), blocked (blast limit), busy (another process runs this sync),
+    failed (a person must act: `message` says how), dry_run. `planned` counts the plan by kind of
+    change, `sent` this run's outcomes, `states` the ledger's actions of this sync by state.
+    """
+
+    sync: str
+    destination: str
+    status: Status = "done"
+    message: str | None = None
+    sandbox: bool = False
+    planned: dict[str, int] = {}
+    sent: dict[str, int] = {}
+    states: dict[str, int] = {}
+    recovered: dict[str, int] = {}
+    next_due_seconds: float | None = None
+    seconds: float = 0.0
+    preview: Preview | None = None
+
+    @property
+    def ok(self) -> bool:
+        return self.status in ("done", "partial", "busy", "dry_run")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain JSON values."""
+        return dict(msgspec.to_builtins(self))
+
+
+_STYLES = {"done": "green", "dry_run": "cyan", "partial": "yellow", "busy": "yellow"}
+
+
+def render_report(report: SyncReport, *, limit: int | None = 20) -> RenderableType:
+    """The report as a rich renderable; of a preview's lists the first `limit`, None for all."""
+    from rich.console import Group
+    from rich.text import Text
+
+    style = _STYLES.get(report.status, "red")
+    where = "sandbox" if report.sandbox else report.destination
+    lines: list[RenderableType] = [
+        Text.assemble(
+            (report.sync, "bold"), f" → {where}  ", (report.status.replace("_", " "), style)
+        )
+    ]
+    if report.message:
+        lines.append(Text(f"  {report.message}", style=style))
+    for title, counts in (("planned", report.planned), ("sent", report.sent)):
+        if counts:
+            lines.append(Text(f"  {title}: {_listed(counts)}"))
+    if report.recovered:
+        lines.append(Text(f"  left by a dead process: {_listed(report.recovered)}", style="yellow"))
+    if report.preview is not None:
+        lines += _preview(report.preview, limit)
+    return Group(*lines)
+
+
+def _preview(preview: Preview, limit: int | None) -> list[RenderableType]:
+    from rich.panel import Panel
+    from rich.table import Table
+    from rich.text import Text
+
+    parts: list[RenderableType] = []
+    if preview.creates:
+        parts.append(Text(f"  create ({len(preview.creates):,})", style="bold green"))
+        table = Table(show_edge=False, pad_edge=False)
+        names = list(preview.creates[0]["fields"])
+        for name in names:
+            table.add_column(name)
+        for item in preview.creates[:limit]:
+            table.add_row(*(Text(_shown(item["fields"].get(name))) for name in names))
+        parts.append(table)
+    if preview.updates:
+        parts.append(Text(f"  update ({len(preview.updates)})", style="bold yellow"))
+        table = Table("key", "field", "old", "new", show_edge=False, pad_edge=False)
+        for item in preview.updates[:limit]:
+            for name, (old, new) in item["changes"].items():
+                table.add_row(
+                    *(Text(part) for part in (item["key"], name, _shown(old), _shown(new)))
+                )
+        parts.append(table)
+    for item in preview.messages[:limit]:
+        body = item["text"] or "\n".join(f"{k}: {_shown(v)}" for k, v in item["fields"].items())
+        title = Text(item["subject"] or f"{item['customer_id']} · {item['trigger_id']}")
+        parts.append(Panel(Text(body), title=title, title_align="left"))
+    if preview.suppressed:
+        parts.append(Text(f"  suppressed ({len(preview.suppressed)})", style="bold"))
+        parts += [
+            Text(f"    {item['key']}: {item['reason']}") for item in preview.suppressed[:limit]
+        ]
+    lists = (preview.creates, preview.updates, preview.messages, preview.suppressed)
+    hidden = sum(max(0, len(items) - limit) for items in lists) if limit is not None else 0
+    if hidden:
+        parts.append(Text(f"  … and {hidden:,} more", style="dim"))
+    parts.append(
+        Text(
+            f"  expired {preview.expired}, unchanged {preview.unchanged}, "
+            f"waiting from earlier runs {preview.waiting}"
+        )
+    )
+    return parts
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in counts.items())
+
+
+def _shown(value: Any) -> str:
+    return "∅" if value is None else str(value)

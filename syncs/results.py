@@ -1,0 +1,169 @@
+"""The words a destination and the engine share: rows in, one result per row out, three errors.
+
+A destination imports nothing else of Signalbox.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, Protocol, TypeVar
+
+Outcome = Literal["delivered", "rejected", "retrying", "unknown"]
+
+#: Longest reason that is kept, in characters.
+REASON_LENGTH = 300
+
+_EMAIL = re.compile(r"[^\s<>\"'(),:;]+@[^\s<>\"'(),:;]+")
+_NUMBER = re.compile(r"\+?\d[\d .()/-]{6,}\d")
+
+
+class SyncError(Exception):
+    """A sync cannot go on; the message says what to do."""
+
+
+class Retryable(SyncError):
+    """The destination did not take the request now and may later. Nothing took effect.
+
+    `retry_after` is the wait in seconds that the destination asked for, if it did.
+    """
+
+    def __init__(
+        self, reason: str, *, status_code: int | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(reason)
+        self.status_code = status_code
+        self.retry_after = retry_after
+
+
+class Unanswered(Retryable):
+    """The request left and no usable answer came: it may have taken effect.
+
+    Rows that may safely be sent twice are retried; other messages become `unknown`.
+    """
+
+
+class Rejected(SyncError):
+    """The destination understood the request and refuses it, in its own words."""
+
+    def __init__(self, reason: str, *, status_code: int | None = None) -> None:
+        super().__init__(reason)
+        self.status_code = status_code
+
+
+class Fatal(SyncError):
+    """No row can be delivered until a person changes something (credentials, address, model)."""
+
+    def __init__(self, reason: str, *, status_code: int | None = None) -> None:
+        super().__init__(reason)
+        self.status_code = status_code
+
+
+@dataclass(frozen=True, slots=True)
+class RowResult:
+    """What became of one row."""
+
+    outcome: Outcome
+    reason: str | None = None
+    status_code: int | None = None
+    retry_after: float | None = None
+
+    @classmethod
+    def delivered(cls, status_code: int | None = None) -> RowResult:
+        return cls("delivered", None, status_code)
+
+    @classmethod
+    def rejected(cls, reason: str, status_code: int | None = None) -> RowResult:
+        return cls("rejected", reason, status_code)
+
+    @classmethod
+    def retrying(
+        cls, reason: str, status_code: int | None = None, retry_after: float | None = None
+    ) -> RowResult:
+        return cls("retrying", reason, status_code, retry_after)
+
+    @classmethod
+    def unknown(cls, reason: str, status_code: int | None = None) -> RowResult:
+        return cls("unknown", reason, status_code)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A rendered template. Blocks a template does not have are None."""
+
+    subject: str | None
+    text: str
+    html: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row on its way out.
+
+    `fields` holds exactly the sync model's columns but the control columns. `action_key` is the
+    same for every attempt of the same action, so it serves as idempotency key.
+    """
+
+    action_key: str
+    key: str
+    fields: Mapping[str, Any]
+    customer_id: str | None = None
+    fired_at: str | None = None
+    message: Message | None = None
+
+
+SettingsT = TypeVar("SettingsT")
+
+
+@dataclass(frozen=True)
+class Target(Generic[SettingsT]):
+    """Where a destination sends: its settings, the object the sync names, and the key column."""
+
+    destination: str
+    settings: SettingsT = field(repr=False)
+    object: str = ""
+    key: str = ""
+    sandbox: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A 2xx answer. `body` is the parsed JSON, or the text when it is not JSON."""
+
+    status_code: int
+    body: Any
+
+
+class HttpClient(Protocol):
+    """What a destination may ask of HTTP. Raises the three errors, never its library's own."""
+
+    def post(
+        self,
+        url: str,
+        *,
+        json: Any = None,
+        data: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        public_only: bool = False,
+    ) -> Answer: ...
+
+
+def mask(text: str, *, fields: Mapping[str, Any] | None = None, secrets: Iterable[str] = ()) -> str:
+    """A reason fit for keeping: without secrets, the row's own values, addresses or numbers.
+
+    A value of the row is replaced by its field name, so the sentence still says what was wrong.
+    """
+    for secret in secrets:
+        if secret:
+            text = text.replace(secret, "‹secret›")
+    longest_first = sorted(
+        ((name, str(value)) for name, value in (fields or {}).items() if value is not None),
+        key=lambda item: -len(item[1]),
+    )
+    for name, value in longest_first:
+        if len(value) >= 4 and value in text:
+            text = text.replace(value, f"‹{name}›")
+    text = _EMAIL.sub("‹email›", text)
+    text = _NUMBER.sub("‹number›", text)
+    return text[:REASON_LENGTH]

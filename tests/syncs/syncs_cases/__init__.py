@@ -1,0 +1,1 @@
+"""One case per destination: rows, and the exact request they become. Found by file name."""

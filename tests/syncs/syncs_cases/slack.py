@@ -1,0 +1,12 @@
+from syncs.results import Message, Row
+
+OBJECT, KEY = "", "trigger_id"
+ROWS = [
+    Row("k1", "t1", {"channel": "#care"}, message=Message(None, "Churn risk rose: Ann", None)),
+]
+PATH = "/slack/api/chat.postMessage"
+HEADERS = {"authorization": "Bearer sandbox", "content-type": "application/json; charset=utf-8"}
+GOLDEN = {"channel": "#care", "text": "Churn risk rose: Ann", "unfurl_links": False}
+SUCCESS = {"ok": True, "ts": "1.2"}
+MIXED_STATUS = 200
+MIXED = {"ok": False, "error": "channel_not_found"}

@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pytest
+from syncs_support import CONTROL, alerts, contacts, contacts_spec, message_spec
+
+from syncs.ledger import action_key
+from syncs.plan import Plan, PlanError, consent_from, plan_sync
+from syncs.spec import SyncSpec
+
+NOW = datetime.now(UTC)
+LONG_AGO = NOW - timedelta(days=400)
+
+
+def ledger_rows(rows: list[dict[str, Any]]) -> pa.Table:
+    names = ("action_key", "row_key", "state", "payload_hash", "delivered_hash")
+    columns = {name: pa.array([row.get(name) for row in rows], pa.string()) for name in names}
+    delivered = pa.array([row.get("was_delivered", False) for row in rows], pa.bool_())
+    return pa.table(columns | {"was_delivered": delivered})
+
+
+def plan(
+    lake: Any, spec: SyncSpec, rows: list[dict[str, Any]] | None = None, **options: Any
+) -> Plan:
+    options = {"now": NOW, "began_at": LONG_AGO} | options
+    return plan_sync(lake, spec, ledger_rows(rows or []), **options)
+
+
+def remembered(found: Plan, state: str = "delivered") -> list[dict[str, Any]]:
+    """The ledger's rows after this plan was carried out."""
+    done = state == "delivered"
+    return [
+        {
+            "action_key": row["action_key"],
+            "row_key": row["row_key"],
+            "state": state,
+            "payload_hash": row["payload_hash"],
+            "delivered_hash": row["payload_hash"] if done else None,
+            "was_delivered": done,
+        }
+        for row in found.rows("create", "update", "message")
+    ]
+
+
+def test_only_what_changed_is_due(lake: duckdb.DuckDBPyConnection) -> None:
+    spec = contacts_spec()
+    contacts(lake, {"a@x.example": 0.1, "b@x.example": 0.2})
+    first = plan(lake, spec)
+    assert first.counts == {"create": 2}
+    contacts(lake, {"a@x.example": 0.1, "b@x.example": 0.3, "c@x.example": 0.4})
+    second = plan(lake, spec, remembered(first))
+    assert second.counts == {"unchanged": 1, "update": 1, "create": 1}
+    assert {row["row_key"] for row in second.rows("update")} == {"b@x.example"}
+
+
+def test_action_keys_agree_with_python(lake: duckdb.DuckDBPyConnection) -> None:
+    contacts(lake, {"ä:1@x.example": 0.1, "🤖@x.example": 0.2})
+    for row in plan(lake, contacts_spec()).rows("create"):
+        assert row["action_key"] == action_key("hubspot__health", row["row_key"])
+    alerts(lake, ["t:1", "été"])
+    for row in plan(lake, message_spec()).rows("message"):
+        expected = action_key("slack__alert", row["customer_id"], row["trigger_id"])
+        assert row["action_key"] == expected
+
+
+def test_waiting_rows(lake: duckdb.DuckDBPyConnection) -> None:
+    spec = contacts_spec()
+    contacts(lake, {"a@x.example": 0.1})
+    old = plan(lake, spec)
+    held = remembered(old)[0]
+    waiting = held | {"state": "retrying", "was_delivered": False, "delivered_hash": None}
+    assert plan(lake, spec, [waiting]).counts == {"waiting": 1}
+    assert plan(lake, spec, [waiting | {"state": "sending"}]).counts == {"in_flight": 1}
+    assert plan(lake, spec, [waiting | {"state": "rejected"}]).counts == {"rejected": 1}
+    contacts(lake, {"a@x.example": 0.2})
+    assert plan(lake, spec, [waiting]).counts == {"create": 1}
+    # An update that was never tried, and the model went back to what is delivered.
+    newer = held | {"state": "planned", "payload_hash": "another"}
+    contacts(lake, {"a@x.example": 0.1})
+    assert plan(lake, spec, [newer]).counts == {"revert": 1}
+    # It was tried: nobody knows what the destination holds, so the row is sent again.
+    assert plan(lake, spec, [newer | {"delivered_hash": None}]).counts == {"update": 1}
+    contacts(lake, {})
+    assert plan(lake, spec, [newer]).counts == {"gone": 1}
+    assert plan(lake, spec, [held]).counts == {}
+
+
+def test_column_order_and_session_time_zone_change_no_hash(
+    lake: duckdb.DuckDBPyConnection,
+) -> None:
+    spec = contacts_spec(columns=("email", "seen", "score"))
+    moved = contacts_spec(columns=("score", "email", "seen"))
+    lake.execute(
+        "create table health as select 'a@x.example' as email, 0.5 as score,"
+        " timestamptz '2026-01-01 12:00:00+02' as seen"
+    )
+    (here,) = plan(lake, spec).rows("create")
+    lake.execute("set timezone = 'Asia/Tokyo'")
+    (there,) = plan(lake, moved).rows("create")
+    assert here["payload_hash"] == there["payload_hash"]
+    assert '"seen":"2026-01-01T10:00:00.000Z"' in here["payload"]
+
+
+def test_values_that_json_cannot_hold(lake: duckdb.DuckDBPyConnection) -> None:
+    lake.execute(
+        "create table health as select 'a@x.example' as email, 'nan'::double as score,"
+        " 'c' || chr(0) || '1' as customer_id"
+    )
+    (row,) = plan(lake, contacts_spec()).rows("create")
+    assert row["payload"] == '{"email":"a@x.example","score":null}'
+    assert row["customer_id"] == "c1"
+
+
+def test_rows_without_a_key_are_counted_and_doubled_keys_refused(
+    lake: duckdb.DuckDBPyConnection,
+) -> None:
+    contacts(lake, {"a@x.example": 0.1})
+    lake.execute("insert into health values (null, 0.5, 'c')")
+    assert plan(lake, contacts_spec()).counts == {"create": 1, "skipped": 1}
+    lake.execute("insert into health select * from health")
+    with pytest.raises(PlanError, match="1 rows repeat a value of the key 'email'"):
+        plan(lake, contacts_spec())
+
+
+def test_update_only_leaves_strangers_out(lake: duckdb.DuckDBPyConnection) -> None:
+    contacts(lake, {"A@x.example": 0.1, "b@x.example": 0.2})
+    lake.execute(
+        "create table crm as select 'a@X.example' as email, false as archived"
+        " union all select 'b@x.example', true"
+    )
+    found = plan(lake, contacts_spec(mode="update_only"), known_contacts="crm")
+    assert [row["row_key"] for row in found.rows("create")] == ["A@x.example"]
+
+
+def test_messages(lake: duckdb.DuckDBPyConnection) -> None:
+    alerts(lake, ["new", "known", "twice", "twice"])
+    lake.execute(
+        "insert into alerts by name select 'c-x' as customer_id, 'late' as trigger_id,"
+        " now() - interval 2 hour as fired_at, now() - interval 1 hour as expires_at,"
+        " '#c' as channel, 'w' as words union all"
+        " select 'c-y', 'old', now() - interval 2 hour, null, '#c', 'w' union all"
+        " select null, 'nobody', now(), null, '#c', 'w'"
+    )
+    known = {"action_key": action_key("slack__alert", "c-known", "known"), "state": "unknown"}
+    began = NOW - timedelta(minutes=30)
+    found = plan(lake, message_spec(), [known], began_at=began)
+    assert found.counts == {
+        "message": 2, "known": 1, "expired": 1, "suppressed": 1, "skipped": 1
+    }  # fmt: skip
+    (old,) = found.rows("suppressed")
+    assert (old["trigger_id"], old["reason"]) == ("old", "fired before this ledger began")
+
+
+def test_expires_after_counts_from_the_trigger(lake: duckdb.DuckDBPyConnection) -> None:
+    alerts(lake, ["a"])
+    spec = message_spec(expires_after=timedelta(minutes=5))
+    (row,) = plan(lake, spec).rows("message")
+    assert row["expires_at"] - row["event_at"] == timedelta(minutes=5)
+
+
+def test_blast_limit(lake: duckdb.DuckDBPyConnection) -> None:
+    spec = contacts_spec(max_change_ratio=0.2)
+    contacts(lake, {f"{n}@x.example": 0.1 for n in range(200)})
+    first = plan(lake, spec)
+    assert first.blocked is None
+    contacts(lake, {f"{n}@x.example": 0.1 if n >= 40 else 0.9 for n in range(200)})
+    assert plan(lake, spec, remembered(first)).blocked is None
+    contacts(lake, {f"{n}@x.example": 0.1 if n >= 41 else 0.9 for n in range(200)})
+    blocked = plan(lake, spec, remembered(first)).blocked
+    assert blocked is not None
+    assert "41 of 200" in blocked and "signalbox sync hubspot__health --approve" in blocked
+
+
+def test_a_model_that_was_not_built(lake: duckdb.DuckDBPyConnection) -> None:
+    with pytest.raises(PlanError, match="health"):
+        plan(lake, contacts_spec())
+    contacts(lake, {})
+    with pytest.raises(PlanError, match="no column score2"):
+        plan(lake, contacts_spec(columns=("email", "score2")))
+
+
+def test_consent_is_the_newest_word(lake: duckdb.DuckDBPyConnection) -> None:
+    lake.execute(
+        "create table consents as select * from (values"
+        " ('a', 'sales', true, timestamptz '2026-01-01'),"
+        " ('b', 'sales', true, timestamptz '2026-01-01'),"
+        " ('b', 'sales', false, timestamptz '2026-02-01'),"
+        " ('c', 'marketing', true, timestamptz '2026-01-01'))"
+        " t (customer_id, purpose, granted, changed_at)"
+    )
+    granted = consent_from(lake.cursor, "consents")
+    assert granted(["a", "b", "c", "d"], "sales") == {"a"}
+
+
+def test_control_columns_are_never_sent(lake: duckdb.DuckDBPyConnection) -> None:
+    alerts(lake, ["a"])
+    (row,) = plan(lake, message_spec()).rows("message")
+    assert not any(f'"{column}"' in row["payload"] for column in CONTROL)

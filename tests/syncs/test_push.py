@@ -1,0 +1,349 @@
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+from rich.console import Console
+from syncs_support import (
+    FAST,
+    Reply,
+    Request,
+    Vendor,
+    alerts,
+    contacts,
+    contacts_spec,
+    make_pusher,
+    message_spec,
+    webhook_spec,
+)
+
+from syncs import destinations
+from syncs.ledger import Ledger
+from syncs.push import Pusher
+from syncs.report import render_report
+from syncs.spec import load_specs
+
+Lake = duckdb.DuckDBPyConnection
+
+
+def everyone(customers: Sequence[str], purpose: str) -> set[str]:
+    return set(customers)
+
+
+def test_only_changes_leave_in_full_batches(pusher: Pusher, vendor: Vendor, lake: Lake) -> None:
+    spec = contacts_spec()
+    rows = {f"{n}@x.example": 0.1 for n in range(250)}
+    contacts(lake, rows)
+    seen: list[tuple[str, int, int]] = []
+    report = pusher.run(spec, lake, progress=lambda *step: seen.append(step))
+    assert (report.status, report.sent) == ("done", {"delivered": 250})
+    assert report.sandbox and report.states == {"delivered": 250}
+    assert [len(request.json["inputs"]) for request in vendor.requests] == [100, 100, 50]
+    assert seen[-1] == (spec.name, 250, 250)
+    assert pusher.run(spec, lake).sent == {}
+    contacts(lake, rows | {"7@x.example": 0.9})
+    assert pusher.run(spec, lake).planned == {"unchanged": 249, "update": 1}
+    assert [row["id"] for row in vendor.requests[-1].json["inputs"]] == ["7@x.example"]
+
+
+def test_a_refused_row_keeps_the_vendors_words_and_its_neighbours_arrive(
+    pusher: Pusher, ledger: Ledger, vendor: Vendor, lake: Lake
+) -> None:
+    def answer(request: Request) -> Reply:
+        ids = [row["id"] for row in request.json["inputs"]]
+        if "13@x.example" in ids:
+            return Reply(400, {"message": "Email address 13@x.example is invalid"})
+        return Reply()
+
+    vendor.answer = answer
+    contacts(lake, {f"{n}@x.example": 0.1 for n in range(20)})
+    report = pusher.run(contacts_spec(), lake)
+    assert report.sent == {"delivered": 19, "rejected": 1}
+    with ledger._engine.connect() as connection:
+        (reason,) = connection.exec_driver_sql(
+            "select reason from actions where state = 'rejected'"
+        ).one()
+    assert "Email address ‹email› is invalid" in reason
+    # It waits for its backoff, or for a new value.
+    count = len(vendor.requests)
+    pusher.run(contacts_spec(), lake)
+    assert len(vendor.requests) == count
+    vendor.play(Reply())
+    contacts(lake, {f"{n}@x.example": 0.1 if n != 13 else 0.2 for n in range(20)})
+    assert pusher.run(contacts_spec(), lake).sent == {"delivered": 1}
+
+
+def test_temporary_failures_are_retried_within_the_run(
+    pusher: Pusher, vendor: Vendor, lake: Lake
+) -> None:
+    vendor.play(Reply(503), Reply(429, {}, {"Retry-After": "0.01"}), Reply(500), Reply())
+    contacts(lake, {"a@x.example": 0.1})
+    report = pusher.run(contacts_spec(), lake)
+    assert (report.status, len(vendor.requests)) == ("done", 4)
+    assert report.states == {"delivered": 1}
+
+
+def test_a_long_retry_after_is_left_to_the_next_run(
+    pusher: Pusher, vendor: Vendor, lake: Lake
+) -> None:
+    vendor.play(Reply(429, {}, {"Retry-After": "600"}))
+    contacts(lake, {f"{n}@x.example": 0.1 for n in range(150)})
+    report = pusher.run(contacts_spec(), lake)
+    assert report.status == "partial" and "asked to wait" in (report.message or "")
+    assert len(vendor.requests) == 1, "the rest of the queue respects it too"
+    assert report.states == {"planned": 50, "retrying": 100}
+    assert pusher.run(contacts_spec(), lake).status == "partial"
+    assert len(vendor.requests) == 1
+
+
+def test_a_failing_destination_is_left_alone_and_probed(
+    ledger: Ledger, vendor: Vendor, lake: Lake
+) -> None:
+    pusher = make_pusher(ledger, vendor.url)
+    pusher._pace = replace(FAST, breaker_cooldown=60.0)
+    vendor.play(Reply(503))
+    contacts(lake, {"a@x.example": 0.1})
+    report = pusher.run(contacts_spec(), lake)
+    assert "keeps failing" in (report.message or "")
+    assert len(vendor.requests) == FAST.breaker_failures
+    lane = pusher._lanes["hubspot"]
+    lane._held_until = 0.0
+    report = pusher.run(contacts_spec(), lake)
+    assert len(vendor.requests) == FAST.breaker_failures + 1, "one probe"
+    lane._held_until = 0.0
+    vendor.play(Reply())
+    assert pusher.run(contacts_spec(), lake).status == "done"
+    assert not lane.failing
+
+
+def test_a_message_without_an_answer_becomes_unknown_and_is_never_resent(
+    pusher: Pusher, vendor: Vendor, lake: Lake, plain_template: str
+) -> None:
+    spec = message_spec(template=plain_template)
+    vendor.play(Reply(drop=True), Reply(500), Reply(body={"ok": True}))
+    alerts(lake, ["a", "b", "c"])
+    report = pusher.run(spec, lake)
+    assert report.sent == {"unknown": 2, "delivered": 1}
+    assert pusher.run(spec, lake).sent == {}
+    assert len(vendor.requests) == 3
+
+
+def test_a_webhook_is_resent_with_the_same_id(pusher: Pusher, vendor: Vendor, lake: Lake) -> None:
+    vendor.play(Reply(drop=True), Reply())
+    alerts(lake, ["a"])
+    assert pusher.run(webhook_spec(), lake).states == {"delivered": 1}
+    ids = [request.headers["webhook-id"] for request in vendor.requests]
+    assert len(ids) == 2 and len(set(ids)) == 1
+
+
+def test_losing_the_ledger_sends_no_message_again(
+    pusher: Pusher, postgres: str, ledger_url: str, vendor: Vendor, lake: Lake
+) -> None:
+    alerts(lake, ["a"])
+    lake.execute("update alerts set fired_at = now()")
+    pusher._ledger.begin_at(lake.execute("select now() - interval 1 minute").fetchall()[0][0])
+    assert pusher.run(webhook_spec(), lake).sent == {"delivered": 1}
+    with pusher._ledger._engine.begin() as connection:
+        connection.exec_driver_sql("drop table actions, attempts, sync_runs, ledger_info")
+    pusher._ledger.ensure()
+    report = pusher.run(webhook_spec(), lake)
+    assert (report.planned, len(vendor.requests)) == ({"suppressed": 1}, 1)
+
+
+def test_consent_is_judged_when_sending(pusher: Pusher, vendor: Vendor, lake: Lake) -> None:
+    spec = webhook_spec(consent="marketing")
+    alerts(lake, ["yes", "no"])
+
+    def broken(customers: Sequence[str], purpose: str) -> set[str]:
+        raise OSError("the lake is away")
+
+    for consent in (broken, None):
+        report = pusher.run(spec, lake, consent=consent)
+        assert report.status == "paused" and report.states == {"planned": 2}
+    assert vendor.requests == []
+    report = pusher.run(spec, lake, consent=lambda ids, purpose: {"c-yes"})
+    assert report.sent == {"delivered": 1, "suppressed": 1}
+    assert pusher.run(spec, lake, consent=everyone).sent == {}, "a message is judged once"
+
+
+def test_a_field_leaves_once_consent_is_granted(pusher: Pusher, vendor: Vendor, lake: Lake) -> None:
+    spec = contacts_spec(consent="sales")
+    contacts(lake, {"a@x.example": 0.1})
+    assert pusher.run(spec, lake, consent=lambda ids, purpose: set()).sent == {"suppressed": 1}
+    assert vendor.requests == []
+    assert pusher.run(spec, lake, consent=everyone).sent == {"delivered": 1}
+
+
+def test_expired_messages_are_recorded_and_not_sent(
+    pusher: Pusher, ledger: Ledger, vendor: Vendor, lake: Lake
+) -> None:
+    alerts(lake, ["a", "b"], lifetime="-1 second")
+    report = pusher.run(webhook_spec(), lake)
+    assert report.planned == {"expired": 2} and report.states == {"expired": 2}
+    # Planned in time, and too old when its turn came.
+    alerts(lake, ["c"])
+    assert pusher.run(webhook_spec(consent="x"), lake).status == "paused"
+    with ledger._engine.begin() as connection:
+        connection.exec_driver_sql("update actions set expires_at = now() where state = 'planned'")
+    assert pusher.run(webhook_spec(consent="x"), lake, consent=everyone).sent == {"expired": 1}
+    assert vendor.requests == []
+
+
+def test_the_blast_limit_pauses_and_can_be_lifted(
+    pusher: Pusher, vendor: Vendor, lake: Lake
+) -> None:
+    spec = contacts_spec(max_change_ratio=0.2)
+    contacts(lake, {f"{n}@x.example": 0.1 for n in range(150)})
+    assert pusher.run(spec, lake).status == "done"
+    contacts(lake, {f"{n}@x.example": 0.2 for n in range(150)})
+    blocked = pusher.run(spec, lake)
+    assert blocked.status == "blocked" and "--approve" in (blocked.message or "")
+    assert blocked.states == {"delivered": 150} and len(vendor.requests) == 2
+    assert pusher.run(spec, lake, approve=True).sent == {"delivered": 150}
+
+
+def test_a_dry_run_shows_everything_and_touches_nothing(
+    pusher: Pusher, ledger: Ledger, vendor: Vendor, lake: Lake, plain_template: str
+) -> None:
+    spec = contacts_spec()
+    contacts(lake, {"a@x.example": 0.1, "b@x.example": 0.2})
+    pusher.run(spec, lake)
+    contacts(lake, {"a@x.example": 0.3, "b@x.example": 0.2, "c@x.example": 0.4})
+    before = len(vendor.requests)
+    preview = pusher.run(spec, lake, dry_run=True).preview
+    assert preview is not None and preview.unchanged == 1
+    assert preview.creates == [
+        {"key": "c@x.example", "fields": {"email": "c@x.example", "score": 0.4}}
+    ]
+    assert preview.updates == [{"key": "a@x.example", "changes": {"score": [0.1, 0.3]}}]
+    alerts(lake, ["yes", "no"])
+    message = message_spec(template=plain_template, consent="sales")
+    report = pusher.run(message, lake, dry_run=True, consent=lambda ids, purpose: {"c-yes"})
+    assert report.preview is not None
+    assert [item["text"] for item in report.preview.messages] == ["words yes"]
+    assert report.preview.suppressed == [{"key": "no", "reason": "no consent for sales"}]
+    assert len(vendor.requests) == before and ledger.counts() == {"delivered": 2}
+    json.dumps(report.to_dict())
+    console = Console(record=True, width=100)
+    console.print(render_report(report))
+    assert "words yes" in console.export_text()
+
+
+def test_no_secret_and_no_person_outside_the_payload(
+    pusher: Pusher,
+    ledger: Ledger,
+    vendor: Vendor,
+    lake: Lake,
+    plain_template: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("SIGNALBOX_HUBSPOT_TOKEN", "pat-na1-very-secret")
+    monkeypatch.setenv("SIGNALBOX_HUBSPOT_BASE_URL", f"{vendor.url}/hubspot")
+    caplog.set_level(logging.DEBUG)
+    contacts(lake, {"ann@x.example": 0.1})
+    words = "pat-na1-very-secret may not write ann@x.example"
+    for reply in (Reply(400, {"message": words}), Reply(403, {"message": words})):
+        vendor.play(reply)
+        contacts(lake, {"ann@x.example": 0.1 + len(vendor.requests)})
+        report = pusher.run(contacts_spec(), lake)
+        assert not report.sandbox
+        with ledger._engine.connect() as connection:
+            reasons = [
+                str(row)
+                for table in ("actions", "attempts", "sync_runs")
+                for row in connection.exec_driver_sql(
+                    f"select {'message' if table == 'sync_runs' else 'reason'} from {table}"
+                )
+            ]
+        kept = "\n".join([*reasons, str(report.message), caplog.text])
+        assert "very-secret" not in kept and "ann@" not in kept
+    assert report.status == "failed" and "credentials" in (report.message or "")
+    assert report.states == {"retrying": 1}
+
+
+def test_the_same_refusal_over_and_over_stops_the_run(
+    pusher: Pusher, vendor: Vendor, lake: Lake
+) -> None:
+    vendor.play(Reply(400, {"message": "Property score does not exist"}))
+    contacts(lake, {f"{n}@x.example": 0.1 for n in range(300)})
+    report = pusher.run(contacts_spec(), lake)
+    assert report.status == "failed" and "does not exist" in (report.message or "")
+    assert len(vendor.requests) < 250
+
+
+def test_a_broken_destination_file_loses_nothing(
+    pusher: Pusher, vendor: Vendor, lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = destinations.load
+
+    def broken(name: str) -> destinations.Destination:
+        return replace(load(name), push=lambda rows, target, http: [])
+
+    monkeypatch.setattr("syncs.push.destinations.load", broken)
+    contacts(lake, {"a@x.example": 0.1})
+    report = pusher.run(contacts_spec(), lake)
+    assert report.status == "failed" and report.states == {"retrying": 1}
+    alerts(lake, ["a"])
+    report = pusher.run(webhook_spec(), lake)
+    assert report.states == {"retrying": 1}, "it has an idempotency key"
+
+
+def test_syncs_side_by_side(
+    pusher: Pusher, vendor: Vendor, lake: Lake, plain_template: str
+) -> None:
+    def answer(request: Request) -> Reply:
+        return Reply(503) if "webhook" in request.path else Reply(body={"ok": True})
+
+    vendor.answer = answer
+    contacts(lake, {"a@x.example": 0.1})
+    alerts(lake, ["a"])
+    specs = [contacts_spec(), webhook_spec(), message_spec(template=plain_template)]
+    reports = pusher.run_all(specs, lake, retry_budget=0.0)
+    assert [report.sync for report in reports] == [spec.name for spec in specs]
+    assert [report.status for report in reports] == ["done", "partial", "done"]
+
+
+def test_a_toy_destination_and_a_toy_sync_need_nothing_else(
+    pusher: Pusher, vendor: Vendor, lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "toy.py").write_text(
+        """
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from syncs.results import RowResult
+
+MODES = {"upsert"}
+BATCH_SIZE = 2
+RATE = 100.0
+CREDENTIALS = ("base_url",)
+SANDBOX = {"base_url": "{url}/toy"}
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="SIGNALBOX_TOY_")
+    base_url: str | None = None
+
+
+def push(rows, target, http):
+    answer = http.post(target.settings.base_url, json=[dict(row.fields) for row in rows])
+    return [RowResult.delivered(answer.status_code) for _ in rows]
+"""
+    )
+    monkeypatch.setattr(destinations, "__path__", [*destinations.__path__, str(tmp_path)])
+    node: dict[str, Any] = {
+        "resource_type": "model",
+        "name": "sync_toy__health",
+        "relation_name": "health",
+        "columns": {"email": {}, "score": {}},
+        "config": {"meta": {"sync": {"destination": "toy", "mode": "upsert", "key": "email"}}},
+    }
+    (spec,) = load_specs({"nodes": {"x": node}})
+    contacts(lake, {"a@x.example": 0.1, "b@x.example": 0.2, "c@x.example": 0.3})
+    assert pusher.run(spec, lake).sent == {"delivered": 3}
+    assert [len(request.json) for request in vendor.requests] == [2, 1]

@@ -70,7 +70,7 @@ def import_file(
     source: str,
     on_progress: Callable[[int, float], None] | None = None,
 ) -> ImportResult:
-    """Put a file of past events into the event log; `on_progress` gets messages and share (0 to 1) done."""
+    """Put a file of past events into the event log; `on_progress` gets messages and share done."""
     from ingestion.importer import import_file as run
 
     return run(file, settings.log_dir, source=source, mapping=mapping, progress=on_progress)

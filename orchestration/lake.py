@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 CATALOG = "lake"
 SCHEMA = "main"
 WRITER_LOCK = 0x5167_6E61  # any fixed number; it names the lock within the catalog database
-EXTENSIONS = ("ducklake", "postgres", "httpfs")
 
 
 class WriterBusy(Exception):
@@ -38,9 +37,10 @@ def attach_statement(settings: Settings, *, read_only: bool) -> str:
     """
     servers = postgres.start(settings)
     url = servers.lake_reader if read_only else servers.lake
-    options = [f"data_path '{_quoted(settings.lake_path)}'"]
-    if read_only:
-        options.append("read_only")
+    # Inlined rows would sit in the catalog until a flush, with open bugs (DuckLake 1364, 1406):
+    # small files and a scheduled compaction instead.
+    writing = "read_only" if read_only else "data_inlining_row_limit 0"
+    options = [f"data_path '{_quoted(settings.lake_path)}'", writing]
     return (
         f"attach if not exists 'ducklake:postgres:{_quoted(url)}' as {CATALOG} "
         f"({', '.join(options)})"
@@ -49,7 +49,7 @@ def attach_statement(settings: Settings, *, read_only: bool) -> str:
 
 def attach(connection: DuckDBPyConnection, settings: Settings, *, read_only: bool) -> None:
     """Load the extensions from their wheels and attach the lake."""
-    load_extensions(connection)
+    load_extensions(connection, settings)
     connection.execute("set timezone = 'UTC'")
     connection.execute(attach_statement(settings, read_only=read_only))
 
@@ -60,11 +60,14 @@ def attach_ledger(connection: DuckDBPyConnection, settings: Settings) -> None:
     connection.execute(f"attach if not exists '{ledger}' as ledger (type postgres, read_only)")
 
 
-def load_extensions(connection: DuckDBPyConnection) -> None:
+def load_extensions(connection: DuckDBPyConnection, settings: Settings) -> None:
     """Install DuckDB's extensions from the pinned PyPI packages; no network is asked."""
     from duckdb_extensions import import_extension
 
-    for name in EXTENSIONS:
+    names = ["ducklake", "postgres"]
+    if "://" in settings.lake_path:
+        names.append("httpfs")  # object storage
+    for name in names:
         import_extension(name, con=connection)
         connection.load_extension(name)
 

@@ -9,7 +9,6 @@ import psutil
 from dagster import DagsterRun
 from dagster._core.launcher import CheckRunHealthResult, DefaultRunLauncher, WorkerStatus
 from dagster._core.launcher.base import LaunchRunContext
-from dagster._serdes import serialize_value
 
 from orchestration import warm
 from orchestration.settings import load_settings
@@ -23,9 +22,7 @@ class WarmRunLauncher(DefaultRunLauncher):
     def launch_run(self, context: LaunchRunContext) -> None:
         run = context.dagster_run
         try:
-            pid = warm.request(
-                load_settings(), run.run_id, serialize_value(self._instance.get_ref())
-            )
+            pid = warm.request(load_settings(), run.run_id)
         except OSError as error:
             self._instance.report_engine_event(
                 f"No warm process ({error}); starting one the stock way.", run

@@ -10,6 +10,8 @@ from orchestration.settings import ROOT, Settings
 from orchestration.supervisor import Process, port_answers
 
 LOCATION = "signalbox"
+_PYTHON = (sys.executable, "-m")
+_ENV = {"DAGSTER_HOME": str(ROOT)}
 
 
 def log_file(settings: Settings) -> Path:
@@ -25,34 +27,39 @@ def sandbox(settings: Settings) -> Process:
     return _own("sandbox", "sandbox", settings, settings.sandbox_port)
 
 
-def dagster(settings: Settings) -> list[Process]:
-    """Code server, warm process, webserver and daemon; the last two share the code server."""
-    workspace = _write_workspace(settings)
-    env = {"DAGSTER_HOME": str(ROOT)}
-    python = [sys.executable, "-m"]
-    code_socket = _code_socket(settings)
+def code(settings: Settings) -> list[Process]:
+    """What has the project's code loaded: Dagster's code server, and the warm process of runs."""
+    socket = _code_socket(settings)
+    socket.unlink(missing_ok=True)
     return [
         Process(
             "code",
-            [*python, "dagster", "api", "grpc", "--socket", str(code_socket)]
+            [*_PYTHON, "dagster", "api", "grpc", "--socket", str(socket)]
             + ["--module-name", "orchestration.definitions", "--location-name", LOCATION],
-            ready=code_socket.exists,
-            env=env,
+            ready=socket.exists,
+            env=_ENV,
         ),
         Process(
             "warm",
-            [*python, "orchestration.cli", "warm"],
-            ready=warm.socket_path(settings).exists,
-            env=env,
+            [*_PYTHON, "orchestration.cli", "warm"],
+            ready=lambda: warm.answers(settings),
+            env=_ENV,
         ),
+    ]
+
+
+def dagster(settings: Settings) -> list[Process]:
+    """Dagster's webserver and daemon, both on the one code server."""
+    workspace = str(_write_workspace(settings))
+    return [
         Process(
             "webserver",
-            [*python, "dagster_webserver", "-w", str(workspace), "-h", settings.host]
+            [*_PYTHON, "dagster_webserver", "-w", workspace, "-h", settings.host]
             + ["-p", str(settings.dagster_port)],
             ready=lambda: port_answers(settings.host, settings.dagster_port),
-            env=env,
+            env=_ENV,
         ),
-        Process("daemon", [*python, "dagster._daemon", "run", "-w", str(workspace)], env=env),
+        Process("daemon", [*_PYTHON, "dagster._daemon", "run", "-w", workspace], env=_ENV),
     ]
 
 

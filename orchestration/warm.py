@@ -4,8 +4,8 @@ A fork has its own memory, its own connections and its own end: a run that leaks
 terminated takes nothing with it, and the interpreter start and imports (seconds) are paid once.
 The process itself opens no connection and starts no thread, which is what makes forking safe.
 
-Protocol: one JSON line per connection on a Unix socket, `{"run_id": …, "instance_ref": …}`;
-the answer is `{"pid": n}`.
+Protocol: one JSON document per connection on a Unix socket, `{"run_id": …}`; the answer is
+`{"pid": n}`.
 """
 
 from __future__ import annotations
@@ -18,14 +18,21 @@ import socket
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
-from orchestration.settings import Settings
+from orchestration.settings import ROOT, Settings
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
 
 FINISH_SECONDS = 25.0
+STATEMENT_TIMEOUT_MS = 60_000
 _running = True
+_instance: DagsterInstance | None = None
 
 
 def socket_path(settings: Settings) -> Path:
@@ -34,7 +41,15 @@ def socket_path(settings: Settings) -> Path:
     return Path(tempfile.gettempdir()) / f"signalbox-{os.getuid()}-{name}.sock"
 
 
-def request(settings: Settings, run_id: str, instance_ref: str) -> int:
+def answers(settings: Settings) -> bool:
+    """Whether a warm process listens; a socket left by a killed one does not count."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client, suppress(OSError):
+        client.connect(str(socket_path(settings)))
+        return True
+    return False
+
+
+def request(settings: Settings, run_id: str) -> int:
     """Ask the warm process to execute a run.
 
     Returns:
@@ -46,7 +61,7 @@ def request(settings: Settings, run_id: str, instance_ref: str) -> int:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         client.settimeout(5)
         client.connect(str(socket_path(settings)))
-        client.sendall(json.dumps({"run_id": run_id, "instance_ref": instance_ref}).encode())
+        client.sendall(json.dumps({"run_id": run_id}).encode())
         client.shutdown(socket.SHUT_WR)
         answer = client.makefile().readline()
     if not answer:
@@ -80,18 +95,22 @@ def serve(settings: Settings) -> None:
 
 
 def _import_everything(settings: Settings) -> None:
-    import dlt
-    import duckdb
-    import polars  # noqa: F401
+    global _instance
+    from dagster import DagsterInstance
     from dagster._cli import api  # noqa: F401
+    from dagster._core.instance.ref import InstanceRef
 
-    import orchestration.definitions
-    from orchestration import dbt
+    from ingestion.destination import warm_up
+    from orchestration import dbt, definitions, postgres
 
+    warm_up()
     dbt.warm_up(settings)
+    # The forks share this process's place among the server's users.
+    postgres.start(settings)
     # Resolved once here, so that no run resolves the asset graph again.
-    orchestration.definitions.defs.get_repository_def()
-    _ = dlt.__version__, duckdb.__version__
+    definitions.defs.get_repository_def().get_all_jobs()
+    # Its engines keep no connection open, so it may be made before the fork.
+    _instance = DagsterInstance.from_ref(InstanceRef.from_dir(str(ROOT)))
 
 
 def _accept(server: socket.socket, settings: Settings) -> None:
@@ -109,11 +128,11 @@ def _accept(server: socket.socket, settings: Settings) -> None:
         if pid == 0:
             server.close()
             client.close()
-            _run(message["run_id"], message["instance_ref"])
+            _run(message["run_id"])
         client.sendall(json.dumps({"pid": pid}).encode() + b"\n")
 
 
-def _run(run_id: str, instance_ref: str) -> None:
+def _run(run_id: str) -> None:
     """In the fork: execute the run as `dagster api execute_run` does, then leave."""
     code = 1
     try:
@@ -121,24 +140,21 @@ def _run(run_id: str, instance_ref: str) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         from dagster._cli.api import _execute_run_command_body
-        from dagster._cli.utils import get_instance_for_cli
-        from dagster._core.instance.ref import InstanceRef
-        from dagster._serdes import deserialize_value
         from dagster._utils.interrupts import capture_interrupts
 
-        with (
-            capture_interrupts(),
-            get_instance_for_cli(deserialize_value(instance_ref, InstanceRef)) as instance,
-        ):
-            code = _execute_run_command_body(run_id, instance, lambda _: None, True)
+        assert _instance is not None
+        with capture_interrupts():
+            # Dagster connects anew for every statement unless told that it runs in a server;
+            # a run stores hundreds of events.
+            _instance.optimize_for_webserver(
+                statement_timeout=STATEMENT_TIMEOUT_MS, pool_recycle=3600, max_overflow=20
+            )
+            code = _execute_run_command_body(run_id, _instance, lambda _: None, True)
     except BaseException:  # a fork must never return into the server's loop
         import traceback
 
         traceback.print_exc()
     finally:
-        import atexit
-
-        atexit._run_exitfuncs()  # leaves Postgres's list of users, as any process does
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -33,13 +33,19 @@ def _is_seed(props: Mapping[str, Any]) -> bool:
 
 
 def batch_keys(manifest: Mapping[str, Any], assets: AssetsDefinition) -> set[AssetKey]:
-    """The models that every micro-batch builds: neither seeds nor those tagged `daily`."""
-    left_out = {
+    """The models that every micro-batch builds.
+
+    Not seeds and what is tagged `daily`; and no views, which show new rows without being built.
+    The views of the syncs are, so that the graph of the job leads to the syncs.
+    """
+    chosen = {
         _translator.get_asset_key(node)
         for node in manifest["nodes"].values()
-        if _is_seed(node) or "daily" in node.get("tags", [])
+        if node["resource_type"] == "model"
+        and "daily" not in node.get("tags", [])
+        and (node["config"]["materialized"] != "view" or node["fqn"][1] == "syncs")
     }
-    return set(assets.keys) - left_out
+    return set(assets.keys) & chosen
 
 
 def batch_checks(manifest: Mapping[str, Any], assets: AssetsDefinition) -> list[AssetCheckKey]:
@@ -71,7 +77,9 @@ def build_model_assets(manifest: Mapping[str, Any]) -> tuple[AssetsDefinition, A
         args = [part for argument in selection for part in argument.split(" ")]
         args += ["--indirect-selection", indirect] if indirect else []
         with lake.writer(run_settings, f"dbt {context.run_id[:8]}", wait_seconds=600):
-            for event in dbt.stream(["build", *args], run_settings):
+            # Unit tests check the SQL, not the data: they have nothing to say about a run.
+            command = ["build", *args, "--exclude-resource-type", "unit_test"]
+            for event in dbt.stream(command, run_settings):
                 message = DbtCoreCliEventMessage(raw_event=event, event_history_metadata={})
                 yield from message.to_default_asset_events(
                     manifest=manifest, dagster_dbt_translator=_translator, context=context

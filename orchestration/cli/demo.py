@@ -24,8 +24,9 @@ SHORTENED = {
     "SIGNALBOX_CART_ABANDONED_MINUTES": "0.2",
     "SIGNALBOX_SOURCE_REFRESH_SECONDS": "60",
 }
-CHECK_SECONDS = 150
-CHECK_ROUNDS = 3
+STORIES_PER_ROUND = 5
+ROUND_SECONDS = 20.0
+GRACE_SECONDS = 90.0
 
 
 def demo(
@@ -36,6 +37,7 @@ def demo(
     days: Annotated[int, typer.Option(min=1, max=90, help="Days of history.")] = 90,
     seed: Annotated[int, typer.Option(help="The simulated world; the same seed, the same.")] = 7,
     rate: Annotated[float, typer.Option(min=0, help="Ordinary live messages per second.")] = 4,
+    rounds: Annotated[int, typer.Option(min=1, help="With --check: rounds of stories.")] = 2,
     as_json: Json = False,
 ) -> None:
     """Play a shop and SaaS company: its history first, then live traffic, with everything up.
@@ -67,7 +69,7 @@ def demo(
         stop = stop_on_signals()
         watching = threading.Thread(target=up.watch, args=(stop,), daemon=True)
         watching.start()
-        result = _play(settings, state, rate, stop, check=check)
+        result = _play(settings, state, rate, stop, rounds if check else None)
         stop.set()
         watching.join()
         report = _report(settings, result) if check else None
@@ -138,38 +140,53 @@ def _prepare(settings: Settings, state: DemoState, days: int) -> None:
 
 
 class _Played:
-    def __init__(self, traffic: LiveTraffic, watch: StoryWatch) -> None:
+    """The traffic, what it caused, and which stories are waited for: those of the first rounds."""
+
+    def __init__(self, traffic: LiveTraffic, watch: StoryWatch, rounds: int | None) -> None:
         self.traffic = traffic
         self.watch = watch
+        self._awaited = (rounds or 0) * STORIES_PER_ROUND
 
     @property
-    def complete(self) -> list[StoryEntry]:
-        """Stories that had enough time; the others are still on their way."""
-        stories = self.traffic.story_log
-        return stories[: CHECK_ROUNDS * 5]
+    def awaited(self) -> list[StoryEntry]:
+        return self.traffic.story_log[: self._awaited]
+
+    @property
+    def complete(self) -> bool:
+        enough = len(self.traffic.story_log) >= self._awaited
+        return enough and not self.watch.missing(self.awaited)
 
 
 def _play(
-    settings: Settings, state: DemoState, rate: float, stop: threading.Event, *, check: bool
+    settings: Settings,
+    state: DemoState,
+    rate: float,
+    stop: threading.Event,
+    rounds: int | None,
 ) -> _Played:
     from orchestration.demo import LiveTraffic
     from orchestration.demo.watch import StoryWatch
 
     key = next(iter(settings.write_keys.values()))
     watch = StoryWatch(settings.sandbox_url)
-    traffic = LiveTraffic(state.world(), settings.collector_url, key, state=state, rate=rate)
-    played = _Played(traffic, watch)
+    traffic = LiveTraffic(
+        state.world(),
+        settings.collector_url,
+        key,
+        state=state,
+        rate=rate,
+        story_every=ROUND_SECONDS,
+    )
+    played = _Played(traffic, watch, rounds)
     sending = threading.Thread(target=traffic.run, args=(stop,), daemon=True)
     sending.start()
     console.print("\nLive traffic runs. What it causes:", style="dim")
-    deadline = time.monotonic() + CHECK_SECONDS
+    deadline = time.monotonic() + (rounds or 0) * ROUND_SECONDS + GRACE_SECONDS
     while not stop.wait(0.5):
         for happening in watch.poll(list(traffic.story_log)):
             _tell(happening)
-        if check:
-            enough = len(traffic.story_log) >= CHECK_ROUNDS * 5
-            if (enough and not watch.missing(played.complete)) or time.monotonic() > deadline:
-                stop.set()
+        if rounds and (played.complete or time.monotonic() > deadline):
+            stop.set()
     sending.join(timeout=30)
     return played
 
@@ -201,7 +218,7 @@ def _report(settings: Settings, played: _Played) -> dict[str, Any]:
         times.setdefault(happening.destination, []).append(happening.seconds)
     missing = [
         f"{entry.story} of {entry.name} did not reach {destination}"
-        for entry, destination in played.watch.missing(played.complete)
+        for entry, destination in played.watch.missing(played.awaited)
     ]
     stages = {"accepted": state["accepted"], **state["stages"]}
     missing += [f"nothing in {name}" for name, count in stages.items() if not count]

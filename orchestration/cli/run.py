@@ -67,7 +67,7 @@ class running:  # noqa: N801 - reads as what it is: `with running(settings):`
             # Before the collector: an import writes the log itself, and it has one writer.
             self._prepare()
             with console.status("starting collector and Dagster …"):
-                self._supervisor.start(services.collector(settings))
+                self._supervisor.start(services.collector(settings), *services.code(settings))
                 self._supervisor.start(*services.dagster(settings))
         except BaseException:
             self._supervisor.stop()

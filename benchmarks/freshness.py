@@ -1,0 +1,158 @@
+"""How fresh the micro-batch is: accepted → loaded → visible in `churn_scores` → sent.
+
+Runs the demo in a home of its own (everything up: collector, Dagster, sandbox, live traffic), then
+asks Dagster when each run's steps ended and the lake which events each run had loaded.
+
+    python -m benchmarks.freshness [--customers 3000] [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+PORTS = ("COLLECTOR_PORT", "DAGSTER_PORT", "SANDBOX_PORT", "SANDBOX_SMTP_PORT")
+STAGES = ("accepted → run created", "run created → started", "load", "models", "syncs")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--customers", type=int, default=3000)
+    parser.add_argument("--rounds", type=int, default=6, help="story rounds, 20 s each")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    home = Path(tempfile.mkdtemp(prefix="sbx-bench-"))
+    home.chmod(0o755)
+    os.environ["SIGNALBOX_HOME"] = str(home)
+    for name in PORTS:
+        os.environ[f"SIGNALBOX_{name}"] = str(_free_port())
+    try:
+        demo = _demo(options.customers, options.rounds)
+        result = _measure() | {"event_to_action_seconds": demo["event_to_action_seconds"]}
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+    if options.json:
+        print(json.dumps(result, indent=2))
+    else:
+        _show(result)
+
+
+def _demo(customers: int, rounds: int) -> dict[str, Any]:
+    command = [sys.executable, "-m", "orchestration.cli", "demo", "--check", "--json"]
+    command += ["--customers", str(customers), "--rounds", str(rounds)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"the demo failed:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+def _measure() -> dict[str, Any]:
+    from orchestration import lake
+    from orchestration.settings import load_settings
+
+    runs = _runs()
+    with lake.connect(load_settings()) as connection:
+        events = connection.execute(
+            "select log_seq, received_at from raw.events where source <> 'import' order by 1"
+        ).fetchall()
+    stages: dict[str, list[float]] = {name: [] for name in STAGES}
+    scored: list[float] = []
+    sent: list[float] = []
+    for log_seq, received_at in events:
+        run = next((run for run in runs if run["first"] <= log_seq < run["next"]), None)
+        if run is None or "syncs" not in run:
+            continue
+        moments = [received_at.timestamp(), run["created"], run["started"]]
+        moments += [run["load_events"], run["models"], run["syncs"]]
+        for name, begin, end in zip(STAGES, moments, moments[1:], strict=True):
+            # A record may arrive after its run was created: the run took it along.
+            stages[name].append(max(end - begin, 0.0))
+        scored.append(run["models"] - received_at.timestamp())
+        sent.append(run["syncs"] - received_at.timestamp())
+    return {
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "events": len(sent),
+        "micro_batches": len(runs),
+        "accepted_to_scored": _figures(scored),
+        "accepted_to_sent": _figures(sent),
+        "where_the_time_goes": {name: _figures(values) for name, values in stages.items()},
+    }
+
+
+def _runs() -> list[dict[str, float]]:
+    from dagster import DagsterInstance, RunsFilter
+    from dagster._core.instance.ref import InstanceRef
+
+    from orchestration.settings import ROOT
+
+    instance = DagsterInstance.from_ref(InstanceRef.from_dir(str(ROOT)))
+    runs = []
+    for record in instance.get_run_records(RunsFilter(job_name="micro_batch")):
+        run: dict[str, float] = {
+            "created": record.create_timestamp.timestamp(),
+            "started": record.start_time or 0.0,
+        }
+        for entry in instance.all_logs(record.dagster_run.run_id):
+            event = entry.dagster_event
+            if event is None:
+                continue
+            if event.event_type_value == "STEP_SUCCESS" and event.step_key:
+                run[event.step_key] = entry.timestamp
+            elif event.is_step_materialization and "first_log_seq" in (
+                metadata := event.step_materialization_data.materialization.metadata
+            ):
+                run["first"] = int(metadata["first_log_seq"].value)  # type: ignore[call-overload]
+                run["next"] = int(metadata["next_log_seq"].value)  # type: ignore[call-overload]
+        if "first" in run and "syncs" in run:
+            runs.append(run)
+    return runs
+
+
+def _figures(values: list[float]) -> dict[str, float]:
+    ordered = sorted(values) or [0.0]
+    return {
+        "median": round(statistics.median(ordered), 2),
+        "p95": round(ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))], 2),
+        "max": round(ordered[-1], 2),
+    }
+
+
+def _show(result: dict[str, Any]) -> None:
+    table = Table(
+        title=f"{result['events']} live events in {result['micro_batches']} micro-batches"
+    )
+    for column in ("seconds from accepted", "median", "p95", "max"):
+        table.add_column(column, justify="left" if column.startswith("seconds") else "right")
+    rows = {
+        "to visible in churn_scores": result["accepted_to_scored"],
+        "to sent (all syncs of the batch)": result["accepted_to_sent"],
+        **{f"  {name}": figures for name, figures in result["where_the_time_goes"].items()},
+    }
+    for name, figures in rows.items():
+        table.add_row(name, *(f"{figures[key]:.2f}" for key in ("median", "p95", "max")))
+    Console().print(table)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+{# The features that churn rules may name, one row per identified customer and day, as a select without a where.
+   A drop compares the last 30 days with the 60 before, per 30 days: 0 is unchanged, 1 is nothing any more. It needs
+   at least two months of acquaintance; without it, silence is no evidence. #}
+{% macro churn_features() -%}
+    select
+        features.customer_id,
+        features.as_of_date,
+        features.last_event_at,
+        features.silence_ratio,
+        features.days_since_last_seen,
+        features.typical_gap_days,
+        features.days_since_last_purchase,
+        features.cancellation_page_visits_30d,
+        features.tickets_opened_30d,
+        features.active_days_90d,
+        features.purchases_lifetime,
+        features.sessions_30d,
+        features.purchases_30d,
+        features.subscription_expires_in_days,
+        (features.sessions_90d - features.sessions_30d) / 2.0 as sessions_usual,
+        (features.purchases_90d - features.purchases_30d) / 2.0 as purchases_usual,
+        case
+            when features.tenure_days >= 60 and features.sessions_90d - features.sessions_30d >= 2
+                then 1 - 2.0 * features.sessions_30d / (features.sessions_90d - features.sessions_30d)
+        end as visit_drop,
+        case
+            when features.tenure_days >= 60 and features.purchases_90d - features.purchases_30d >= 2
+                then 1 - 2.0 * features.purchases_30d / (features.purchases_90d - features.purchases_30d)
+        end as purchase_drop,
+        21 - features.subscription_expires_in_days as subscription_days_used,
+        case when features.emails_clicked_90d = 0 then features.emails_opened_90d end as emails_unclicked_90d
+    from {{ ref('customer_features_daily') }} as features
+{%- endmacro %}
+
+{# The feature that a rule names, as a number; null where it is unknown. #}
+{% macro churn_feature_value(features, rules) -%}
+    case {{ rules }}.feature
+        {% for name in [
+            'silence_ratio', 'days_since_last_seen', 'days_since_last_purchase', 'visit_drop', 'purchase_drop',
+            'cancellation_page_visits_30d', 'tickets_opened_30d', 'subscription_days_used', 'emails_unclicked_90d',
+            'active_days_90d', 'purchases_lifetime',
+        ] -%}
+            when '{{ name }}' then {{ features }}.{{ name }}
+        {% endfor -%}
+        when 'always' then 1
+    end
+{%- endmacro %}
+
+{# Points grow in a straight line from none at starts_at to all at full_at. An unknown feature gives none. #}
+{% macro churn_points(features, rules) -%}
+    {{ rules }}.points * coalesce(least(greatest(
+        ({{ churn_feature_value(features, rules) }} - {{ rules }}.starts_at) / ({{ rules }}.full_at - {{ rules }}.starts_at), 0
+    ), 1), 0)
+{%- endmacro %}
+
+{% macro churn_band(score) -%}
+    case
+        when {{ score }} >= {{ var('churn_high_from') }} then 'high'
+        when {{ score }} >= {{ var('churn_medium_from') }} then 'medium'
+        else 'low'
+    end
+{%- endmacro %}
+
+{# A number as people write it: no decimals where there are none to tell. #}
+{% macro in_words(number) -%}
+    {{ cast_to('coalesce(' ~ cast_to('round(' ~ number ~ ', 0)', 'bigint') ~ ', 0)', 'text') }}
+{%- endmacro %}

@@ -1,0 +1,16 @@
+{# The moment a model looks from: var('as_of'), else the start of this run. A view outlives the run
+   that created it, so it asks the clock when it is read. #}
+{% macro as_of_ts() -%}
+    {%- if var('as_of', none) -%}
+        {{ timestamp_literal(var('as_of')) }}
+    {%- elif model is defined and model.resource_type == 'model' and model.config.materialized == 'view' -%}
+        {{ current_utc() }}
+    {%- else -%}
+        {{ timestamp_literal(run_started_at.strftime('%Y-%m-%d %H:%M:%S.%f')) }}
+    {%- endif -%}
+{%- endmacro %}
+
+{# The day of as_of_ts(). Windows count days, so nothing but new events changes a row within a day. #}
+{% macro as_of_date() -%}
+    {{ utc_date(as_of_ts()) }}
+{%- endmacro %}

@@ -1,0 +1,55 @@
+{# Connected components of an undirected graph, as the body of a recursive common table expression.
+   `nodes` has (id_key, id_rank), `links` has (id_key, other_id_key) in both directions. Every node ends
+   with the lowest rank that can be reached from it, so the best-ranked id names the component,
+   whatever the diameter and the order of arrival. #}
+{% macro connected_components(name, nodes, links) -%}
+    {{ return(adapter.dispatch('connected_components')(name, nodes, links)) }}
+{%- endmacro %}
+
+{# DuckDB keeps one row per key between rounds and hands on only the rows that improved, so a round costs
+   as much as what it changed. #}
+{% macro duckdb__connected_components(name, nodes, links) -%}
+{{ name }} (id_key, component_rank) using key (id_key) as (
+    select
+        id_key,
+        id_rank as component_rank
+    from {{ nodes }}
+
+    union
+
+    select
+        links.other_id_key as id_key,
+        min(improved.component_rank) as component_rank
+    from {{ name }} as improved
+    inner join {{ links }} as links on improved.id_key = links.id_key
+    inner join recurring.{{ name }} as known on links.other_id_key = known.id_key
+    where improved.component_rank < known.component_rank
+    group by links.other_id_key
+)
+{%- endmacro %}
+
+{# Elsewhere: all ranks that reach a node, reduced to the lowest by the reader. #}
+{% macro default__connected_components(name, nodes, links) -%}
+{{ name }}_reached (id_key, component_rank) as (
+    select
+        id_key,
+        id_rank as component_rank
+    from {{ nodes }}
+
+    union
+
+    select
+        links.other_id_key as id_key,
+        reached.component_rank
+    from {{ name }}_reached as reached
+    inner join {{ links }} as links on reached.id_key = links.id_key
+),
+
+{{ name }} as (
+    select
+        id_key,
+        min(component_rank) as component_rank
+    from {{ name }}_reached
+    group by id_key
+)
+{%- endmacro %}

@@ -1,0 +1,69 @@
+{{ config(materialized='view') }}
+
+with
+
+features as (
+    select
+        customer_id,
+        as_of_date,
+        tenure_days,
+        last_event_at,
+        days_since_last_seen,
+        days_since_last_purchase,
+        days_since_last_login,
+        subscription_expires_in_days,
+        typical_gap_days,
+        silence_ratio,
+        {% for name in lifetime_features() %}
+            {{ name }}_lifetime,
+        {% endfor %}
+        {% for name, spans in feature_windows().items() %}
+            {% set outer = loop %}
+            {% for span in spans %}
+                {{ name }}_{{ span }}d{{ ',' if not (outer.last and loop.last) }}
+            {% endfor %}
+        {% endfor %}
+    from {{ ref('customer_features_daily') }}
+    where as_of_date = (select max(latest.as_of_date) from {{ ref('customer_features_daily') }} as latest)
+),
+
+identity_map as (
+    select
+        id_key,
+        customer_id
+    from {{ ref('identity_map') }}
+    where id_kind = 'email'
+),
+
+open_tickets as (
+    select
+        identity_map.customer_id,
+        count(*) as open_tickets
+    from {{ ref('stg_support_tickets') }} as tickets
+    inner join identity_map on tickets.id_key = identity_map.id_key
+    where tickets.is_open
+    group by identity_map.customer_id
+)
+
+select
+    features.customer_id,
+    features.as_of_date,
+    features.tenure_days,
+    features.last_event_at,
+    features.days_since_last_seen,
+    features.days_since_last_purchase,
+    features.days_since_last_login,
+    features.subscription_expires_in_days,
+    features.typical_gap_days,
+    features.silence_ratio,
+    {% for name in lifetime_features() %}
+        features.{{ name }}_lifetime,
+    {% endfor %}
+    {% for name, spans in feature_windows().items() %}
+        {% for span in spans %}
+            features.{{ name }}_{{ span }}d,
+        {% endfor %}
+    {% endfor %}
+    {{ cast_to('coalesce(open_tickets.open_tickets, 0)', 'integer') }} as open_tickets
+from features
+left join open_tickets on features.customer_id = open_tickets.customer_id

@@ -1,0 +1,239 @@
+{{ config(materialized='incremental', incremental_strategy='delete+insert', unique_key='id_key') }}
+
+-- The linter does not know DuckDB's `using key`, which the components below are made with.
+with recursive -- noqa: PRS
+
+mentions as (
+    select
+        id_key,
+        id_kind,
+        id_value,
+        kind_rank,
+        min(case when is_actor then event_at end) as first_event_at,
+        min(event_at) as first_mentioned_at,
+        max(log_seq) as last_log_seq
+    from {{ ref('identity_mentions') }}
+    {% if is_incremental() %}
+        where log_seq > {{ watermark() }}
+    {% endif %}
+    group by id_key, id_kind, id_value, kind_rank
+),
+
+edges as (
+    select
+        id_key,
+        id_kind,
+        other_id_key,
+        other_id_kind,
+        log_seq
+    from {{ ref('identity_edges') }}
+),
+
+limits as (
+    select
+        id_kind,
+        value as other_id_kind,
+        limit_to
+    from {{ ref('identity_rules') }}
+    where rule = 'limit'
+),
+
+{% if is_incremental() %}
+    touched as (
+        select distinct known.customer_id
+        from {{ this }} as known
+        inner join mentions on known.id_key = mentions.id_key
+    ),
+
+    known_ids as (
+        select
+            known.id_key,
+            known.id_kind,
+            known.id_value,
+            known.kind_rank,
+            known.first_event_at,
+            known.first_mentioned_at,
+            known.last_log_seq
+        from {{ this }} as known
+        inner join touched on known.customer_id = touched.customer_id
+    ),
+{% endif %}
+
+-- The ids to place: all in a full build, else every id of each component that something new touched.
+ids as (
+    select
+        id_key,
+        id_kind,
+        id_value,
+        kind_rank,
+        min(first_event_at) as first_event_at,
+        min(first_mentioned_at) as first_mentioned_at,
+        max(last_log_seq) as last_log_seq
+    from (
+        select
+            id_key,
+            id_kind,
+            id_value,
+            kind_rank,
+            first_event_at,
+            first_mentioned_at,
+            last_log_seq
+        from mentions
+        {% if is_incremental() %}
+            union all
+            select
+                id_key,
+                id_kind,
+                id_value,
+                kind_rank,
+                first_event_at,
+                first_mentioned_at,
+                last_log_seq
+            from known_ids
+        {% endif %}
+    ) as found
+    group by id_key, id_kind, id_value, kind_rank
+),
+
+near_edges as (
+    {% if is_incremental() %}
+        select
+            edges.id_key,
+            edges.other_id_key
+        from edges
+        inner join ids on edges.id_key = ids.id_key
+
+        union
+
+        select
+            edges.id_key,
+            edges.other_id_key
+        from edges
+        inner join ids on edges.other_id_key = ids.id_key
+    {% else %}
+        select
+            id_key,
+            other_id_key
+        from edges
+    {% endif %}
+),
+
+weaker_ids as (
+    select distinct id_key
+    from near_edges
+),
+
+counted_edges as (
+    select
+        edges.id_key,
+        edges.id_kind,
+        edges.other_id_kind,
+        edges.log_seq,
+        row_number() over (partition by edges.id_key, edges.other_id_kind order by edges.log_seq) as edge_number
+    from edges
+    inner join weaker_ids on edges.id_key = weaker_ids.id_key
+),
+
+-- An id that joins more people than its kind allows belongs to none of them, from the event on that
+-- went over the limit.
+shared_ids as (
+    select
+        counted_edges.id_key,
+        min(counted_edges.log_seq) as shared_since_seq
+    from counted_edges
+    inner join limits
+        on
+            counted_edges.id_kind = limits.id_kind
+            and counted_edges.other_id_kind = limits.other_id_kind
+            and counted_edges.edge_number = limits.limit_to + 1
+    group by counted_edges.id_key
+),
+
+ranked_ids as (
+    select
+        id_key,
+        row_number() over (
+            order by kind_rank, first_event_at nulls last, first_mentioned_at, id_key
+        ) as id_rank
+    from ids
+),
+
+links as (
+    select
+        near_edges.id_key,
+        near_edges.other_id_key
+    from near_edges
+    left join shared_ids on near_edges.id_key = shared_ids.id_key
+    where shared_ids.id_key is null
+
+    union all
+
+    select
+        near_edges.other_id_key as id_key,
+        near_edges.id_key as other_id_key
+    from near_edges
+    left join shared_ids on near_edges.id_key = shared_ids.id_key
+    where shared_ids.id_key is null
+),
+
+{{ connected_components('components', 'ranked_ids', 'links') }},
+
+-- Being cut off from a shared id changes both sides.
+cuts as (
+    select
+        id_key,
+        max(shared_since_seq) as cut_seq
+    from (
+        select
+            near_edges.other_id_key as id_key,
+            shared_ids.shared_since_seq
+        from near_edges
+        inner join shared_ids on near_edges.id_key = shared_ids.id_key
+        union all
+        select
+            id_key,
+            shared_since_seq
+        from shared_ids
+    ) as ends
+    group by id_key
+),
+
+placed as (
+    select
+        ids.id_key,
+        ids.id_kind,
+        ids.id_value,
+        ids.kind_rank,
+        ids.first_event_at,
+        ids.first_mentioned_at,
+        ids.last_log_seq,
+        canonical.id_key as canonical_id_key,
+        shared_ids.id_key is not null as is_shared,
+        max(greatest(ids.last_log_seq, coalesce(cuts.cut_seq, -1))) over (
+            partition by components.component_rank
+        ) as changed_seq,
+        min(ids.kind_rank) over (partition by components.component_rank) < 3 as is_identified,
+        count(*) over (partition by components.component_rank) as component_size
+    from ids
+    inner join components on ids.id_key = components.id_key
+    inner join ranked_ids as canonical on components.component_rank = canonical.id_rank
+    left join cuts on ids.id_key = cuts.id_key
+    left join shared_ids on ids.id_key = shared_ids.id_key
+)
+
+select
+    id_key,
+    id_kind,
+    id_value,
+    {{ hash_id('cus_', ['canonical_id_key']) }} as customer_id,
+    {{ hash_id('cus_', ['id_key']) }} as solo_customer_id,
+    canonical_id_key,
+    {{ cast_to('kind_rank', 'integer') }} as kind_rank,
+    first_event_at,
+    first_mentioned_at,
+    last_log_seq,
+    changed_seq,
+    is_shared,
+    is_identified,
+    component_size
+from placed

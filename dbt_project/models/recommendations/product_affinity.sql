@@ -1,0 +1,57 @@
+with
+
+lines as (
+    select
+        order_id,
+        product_id
+    from {{ ref('purchased_products') }}
+),
+
+all_orders as (
+    select count(distinct order_id) as orders
+    from lines
+),
+
+product_orders as (
+    select
+        product_id,
+        count(*) as orders
+    from lines
+    group by product_id
+    having count(*) >= {{ var('affinity_min_orders') }}
+),
+
+frequent_lines as (
+    select
+        lines.order_id,
+        lines.product_id,
+        product_orders.orders
+    from lines
+    inner join product_orders on lines.product_id = product_orders.product_id
+),
+
+pairs as (
+    select
+        bought.product_id,
+        also.product_id as also_bought_id,
+        bought.orders as product_orders,
+        also.orders as also_bought_orders,
+        count(*) as orders_together
+    from frequent_lines as bought
+    inner join frequent_lines as also on bought.order_id = also.order_id and bought.product_id <> also.product_id
+    group by bought.product_id, also.product_id, bought.orders, also.orders
+    having count(*) >= {{ var('affinity_min_orders') }}
+)
+
+select
+    pairs.product_id,
+    pairs.also_bought_id,
+    pairs.orders_together,
+    pairs.product_orders,
+    {{ cast_to('pairs.orders_together * 1.0 / all_orders.orders', 'double') }} as support,
+    {{ cast_to('pairs.orders_together * 1.0 / pairs.product_orders', 'double') }} as confidence,
+    {{ cast_to(
+        'pairs.orders_together * 1.0 * all_orders.orders / (pairs.product_orders * pairs.also_bought_orders)', 'double'
+    ) }} as lift
+from pairs
+cross join all_orders

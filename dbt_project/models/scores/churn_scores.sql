@@ -1,0 +1,84 @@
+with
+
+features as (
+    {{ churn_features() }}
+    where features.as_of_date = (select max(latest.as_of_date) from {{ ref('customer_features_daily') }} as latest)
+),
+
+scores as (
+    select
+        scores.customer_id,
+        scores.as_of_date,
+        scores.churn_score,
+        scores.churn_band,
+        scores.is_risen,
+        scores.last_event_at
+    from {{ ref('churn_scores_daily') }} as scores
+    where scores.as_of_date = (select max(latest.as_of_date) from {{ ref('churn_scores_daily') }} as latest)
+),
+
+rules as (
+    select
+        rule,
+        feature,
+        starts_at,
+        full_at,
+        points,
+        reason
+    from {{ ref('churn_rules') }}
+),
+
+contributions as (
+    select
+        features.customer_id,
+        rules.rule,
+        round({{ churn_points('features', 'rules') }}, 6) as points,
+        replace(replace(replace(replace(replace(replace(replace(replace(
+            rules.reason,
+            '{value}', {{ in_words(churn_feature_value('features', 'rules')) }}),
+            '{days_since_last_seen}', {{ in_words('features.days_since_last_seen') }}),
+            '{typical_gap_days}', {{ in_words('features.typical_gap_days') }}),
+            '{sessions_30d}', {{ in_words('features.sessions_30d') }}),
+            '{sessions_usual}', {{ in_words('features.sessions_usual') }}),
+            '{purchases_30d}', {{ in_words('features.purchases_30d') }}),
+            '{purchases_usual}', {{ in_words('features.purchases_usual') }}),
+            '{subscription_expires_in_days}', {{ in_words('features.subscription_expires_in_days') }}
+        ) as reason
+    from features
+    cross join rules
+),
+
+ranked as (
+    select
+        customer_id,
+        reason,
+        row_number() over (
+            partition by customer_id
+            order by points desc, rule asc
+        ) as reason_number
+    from contributions
+    where points > 0
+),
+
+reasons as (
+    select
+        customer_id,
+        max(case when reason_number = 1 then reason end) as reason_1,
+        max(case when reason_number = 2 then reason end) as reason_2,
+        max(case when reason_number = 3 then reason end) as reason_3
+    from ranked
+    where reason_number <= 3
+    group by customer_id
+)
+
+select
+    scores.customer_id,
+    scores.as_of_date,
+    scores.churn_score,
+    scores.churn_band,
+    coalesce(reasons.reason_1, 'No warning signs') as reason_1,
+    reasons.reason_2,
+    reasons.reason_3,
+    scores.last_event_at
+from scores
+left join reasons on scores.customer_id = reasons.customer_id

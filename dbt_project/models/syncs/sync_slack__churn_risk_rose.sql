@@ -1,0 +1,65 @@
+with
+
+signals as (
+    select
+        customer_id,
+        trigger_id,
+        fired_at,
+        expires_at
+    from {{ ref('churn_risk_rose') }}
+    where expires_at > {{ as_of_ts() }}
+),
+
+customers as (
+    select
+        customer_id,
+        user_id,
+        name,
+        email,
+        company,
+        plan
+    from {{ ref('customers') }}
+),
+
+scores as (
+    select
+        customer_id,
+        churn_score,
+        churn_band,
+        reason_1,
+        reason_2,
+        reason_3
+    from {{ ref('churn_scores') }}
+),
+
+features as (
+    select
+        customer_id,
+        last_event_at,
+        revenue_lifetime,
+        open_tickets
+    from {{ ref('customer_features') }}
+)
+
+select
+    signals.customer_id,
+    signals.trigger_id,
+    signals.fired_at,
+    signals.expires_at,
+    '{{ var("slack_channel") }}' as channel,
+    coalesce(customers.name, customers.email, customers.user_id, signals.customer_id) as customer_name,
+    customers.email,
+    customers.company,
+    customers.plan,
+    scores.churn_score,
+    scores.churn_band,
+    scores.reason_1,
+    scores.reason_2,
+    scores.reason_3,
+    features.revenue_lifetime as lifetime_value,
+    features.last_event_at as last_seen_at,
+    features.open_tickets
+from signals
+inner join customers on signals.customer_id = customers.customer_id
+inner join scores on signals.customer_id = scores.customer_id
+inner join features on signals.customer_id = features.customer_id

@@ -1,0 +1,91 @@
+"""Random event streams of a small crowd that visits, signs in on devices, buys and merges."""
+
+from __future__ import annotations
+
+import random
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from dbt_warehouse import Message
+
+NOW = datetime(2026, 3, 20, 12, 0, tzinfo=UTC)
+
+
+def stream(seed: int, size: int = 220, days: float = 40) -> list[Message]:
+    """Messages in order of time, ending just before NOW; the same seed gives the same stream."""
+    rnd = random.Random(seed)
+    people = 9
+    messages = [
+        _message(rnd, NOW - timedelta(days=rnd.uniform(0, days) ** 1.5 / days**0.5), people, number)
+        for number in range(size)
+    ]
+    return sorted(messages, key=lambda message: message.at)
+
+
+def arrivals(seed: int, messages: list[Message], batches: int) -> list[list[Message]]:
+    """Batches as a network delivers them: late, shuffled, repeated within and across batches."""
+    rnd = random.Random(seed)
+    delivered: list[list[Message]] = [[] for _ in range(batches)]
+    for position, message in enumerate(messages):
+        batch = position * batches // len(messages)
+        if rnd.random() < 0.15:
+            batch = rnd.randrange(batch, batches)
+        delivered[batch].append(message)
+        if rnd.random() < 0.1:
+            delivered[rnd.randrange(batch, batches)].append(message)
+    for batch_of_messages in delivered:
+        rnd.shuffle(batch_of_messages)
+    return delivered
+
+
+def _message(rnd: random.Random, at: datetime, people: int, number: int) -> Message:
+    person = rnd.randrange(people)
+    device = f"device-{rnd.choice([person, person, person, (person + 1) % people, 90 + person])}"
+    user = f"user-{person}"
+    anonymous: str | None = device if rnd.random() < 0.85 else None
+    known = rnd.random() < 0.6 or anonymous is None
+    kind = rnd.choices(
+        ["browse", "cart", "buy", "login", "identify", "alias", "ticket", "group", "page", "mail"],
+        [5, 4, 3, 4, 2, 0.6, 1, 0.5, 3, 2],
+    )[0]
+
+    def track(event: str, properties: dict[str, Any]) -> Message:
+        sender = user if known else None
+        return Message(
+            "track", at, f"m{number}", sender, anonymous, event, {"properties": properties}
+        )
+
+    item = {"product_id": f"p{rnd.randrange(6)}", "quantity": rnd.randint(1, 3), "price": 9.99}
+    if kind == "browse":
+        return track("Product Viewed", {"product_id": item["product_id"]})
+    if kind == "cart":
+        items = [] if rnd.random() < 0.2 else [item]
+        total = {"cart_id": f"cart-{person}", "items": items, "total": 9.99, "currency": "EUR"}
+        return track("Cart Updated", total)
+    if kind == "buy":
+        order = {"order_id": f"o{number}", "total": rnd.randint(1, 9999) / 100, "currency": "EUR"}
+        return track("Purchase Completed", order | {"items": [item]})
+    if kind == "login":
+        return Message("track", at, f"m{number}", user, anonymous, "Logged In", {"properties": {}})
+    if kind == "ticket":
+        return track("Support Ticket Opened", {"ticket_id": f"t{number}", "subject": "Help"})
+    if kind == "mail":
+        return track(rnd.choice(["Email Opened", "Email Clicked"]), {"campaign": "spring"})
+    if kind == "page":
+        path = rnd.choice(["/", "/pricing", "/account/cancel"])
+        body = {"properties": {"path": path}, "context": {"userAgent": "Mozilla/5.0 (iPhone)"}}
+        return Message("page", at, f"m{number}", user if known else None, anonymous, None, body)
+    if kind == "alias":
+        other = rnd.choice([f"device-{90 + person}", f"user-{rnd.randrange(people)}"])
+        return Message("alias", at, f"m{number}", user, None, None, {"previousId": other})
+    if kind == "group":
+        body = {"groupId": f"account-{person % 3}", "traits": {"name": "Acme", "role": "member"}}
+        return Message("group", at, f"m{number}", user, anonymous, None, body)
+    mailbox = rnd.choice([person, person, (person + 1) % people])
+    traits: dict[str, Any] = {"email": f" Person{mailbox}@Example.com", "name": f"Person {person}"}
+    if rnd.random() < 0.5:
+        traits["consent"] = {"marketing": rnd.random() < 0.5}
+    if rnd.random() < 0.1:
+        traits["email"] = "test@example.com"
+    sender = user if known else None
+    return Message("identify", at, f"m{number}", sender, anonymous, None, {"traits": traits})

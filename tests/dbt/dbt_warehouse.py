@@ -1,0 +1,152 @@
+"""A DuckDB file with a raw layer, and dbt in this process to build the models on it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+PROJECT = Path(__file__).parents[2] / "dbt_project"
+
+RAW_TABLES = """
+create schema raw;
+create schema ledger;
+create table raw.events (
+    log_seq bigint, source varchar, message_id varchar, message_id_generated boolean, type varchar,
+    event varchar, event_version integer, user_id varchar, anonymous_id varchar,
+    timestamp timestamptz, original_timestamp timestamptz, sent_at timestamptz,
+    received_at timestamptz, payload varchar, _dlt_load_id varchar
+);
+create table raw.quarantine (
+    log_seq bigint, source varchar, message_id varchar, type varchar, event varchar,
+    reason varchar, detail varchar, received_at timestamptz, payload varchar, _dlt_load_id varchar
+);
+create table raw.crm_contacts (
+    contact_id varchar, email varchar, properties varchar, created_at timestamptz,
+    updated_at timestamptz, archived boolean, _dlt_load_id varchar
+);
+create table raw.support_tickets (
+    ticket_id varchar, requester_email varchar, subject varchar, status varchar, priority varchar,
+    created_at timestamptz, updated_at timestamptz, payload varchar, _dlt_load_id varchar
+);
+create table ledger.actions (
+    action_key varchar, sync varchar, destination varchar, mode varchar, row_key varchar,
+    customer_id varchar, trigger_id varchar, payload_hash varchar, payload varchar, state varchar,
+    reason varchar, status_code integer, attempts integer, created_at timestamptz,
+    updated_at timestamptz, sent_at timestamptz, delivered_at timestamptz, expires_at timestamptz,
+    next_attempt_at timestamptz, event_at timestamptz
+);
+"""
+
+
+@dataclass
+class Message:
+    """One message as a Segment client sends it; `at` is UTC."""
+
+    type: str
+    at: datetime
+    message_id: str
+    user: str | None = None
+    anonymous: str | None = None
+    event: str | None = None
+    body: Mapping[str, Any] = field(default_factory=dict)
+    source: str = "web"
+
+    def row(self, log_seq: int) -> tuple[Any, ...]:
+        payload = {"type": self.type, "userId": self.user, "anonymousId": self.anonymous}
+        payload |= {"event": self.event} | dict(self.body)
+        return (
+            *(log_seq, self.source, self.message_id, False, self.type, self.event, 1),
+            *(self.user, self.anonymous, self.at, self.at, self.at, self.at),
+            *(json.dumps(payload), "load"),
+        )
+
+
+class Warehouse:
+    """dbt builds into `path`; queries open it between the builds, since one process may hold it."""
+
+    _manifest: Any = None
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "signalbox_test.duckdb"
+        self.scratch = directory
+        self.next_seq = 0
+        with self.connect() as connection:
+            connection.execute(RAW_TABLES)
+
+    @contextmanager
+    def connect(self) -> Any:
+        connection = duckdb.connect(str(self.path))
+        try:
+            connection.execute("set timezone = 'UTC'")
+            yield connection
+        finally:
+            connection.close()
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        with self.connect() as connection:
+            rows: list[tuple[Any, ...]] = connection.execute(sql).fetchall()
+            return rows
+
+    def load(self, messages: Iterable[Message]) -> None:
+        """Append messages to the raw layer in the order given."""
+        rows = [message.row(self.next_seq + offset) for offset, message in enumerate(messages)]
+        self.next_seq += len(rows)
+        self.load_rows(rows)
+
+    def load_rows(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        if rows:
+            marks = ", ".join("?" * len(rows[0]))
+            with self.connect() as connection:
+                connection.executemany(f"insert into raw.events values ({marks})", rows)
+
+    def dbt(self, *args: str, as_of: datetime | None = None, **variables: Any) -> Any:
+        """Run one dbt command; fails the test with dbt's own words."""
+        from dbt.cli.main import dbtRunner
+
+        if as_of is not None:
+            variables["as_of"] = as_of.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+        runner = dbtRunner(manifest=self.manifest())
+        command = [*args, *self._where(), "--vars", json.dumps(variables)]
+        return self._invoked(runner.invoke(command))
+
+    def manifest(self) -> Any:
+        """The parsed project, parsed once per process."""
+        from dbt.cli.main import dbtRunner
+
+        if Warehouse._manifest is None:
+            parsed = self._invoked(dbtRunner().invoke(["parse", *self._where()]))
+            Warehouse._manifest = parsed
+        return Warehouse._manifest
+
+    def _where(self) -> list[str]:
+        os.environ["SIGNALBOX_DBT_TEST_DB"] = str(self.path)
+        return [
+            *("--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT), "--target", "test"),
+            *("--target-path", str(self.scratch / "target"), "--quiet", "--no-use-colors"),
+            *("--log-path", str(self.scratch / "logs"), "--log-level-file", "none"),
+        ]
+
+    @staticmethod
+    def _invoked(outcome: Any) -> Any:
+        failed = [
+            f"{result.node.name}: {result.message}"
+            for result in getattr(outcome.result, "results", None) or []
+            if str(result.status) in {"error", "fail", "runtime error", "skipped"}
+        ]
+        assert outcome.success, outcome.exception or "\n".join(failed)
+        return outcome.result
+
+    def table(self, name: str) -> list[tuple[Any, ...]]:
+        """All rows of a model, in an order that does not depend on how they were written."""
+        return self.query(f"select * from main.{name} order by all")
+
+    def columns(self, name: str) -> list[str]:
+        return [row[0] for row in self.query(f"describe main.{name}")]

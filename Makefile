@@ -26,7 +26,7 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/sqlfluff lint --disable-progress-bar dbt_project/models dbt_project/macros
+	$(BIN)/sqlfluff lint --disable-progress-bar dbt_project/models
 
 chaos: install
 	$(BIN)/pytest tests/chaos --chaos

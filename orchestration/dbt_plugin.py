@@ -28,9 +28,10 @@ class Plugin(BasePlugin):  # type: ignore[misc]
     def configure_connection(self, conn: DuckDBPyConnection) -> None:
         settings = load_settings()
         command = getattr(get_flags(), "WHICH", "")
-        if self.creds.schema == lake.SCHEMA and command in WRITING:
+        # Whoever runs dbt within Signalbox holds the lock already, and lets it go when it is done.
+        if self.creds.schema == lake.SCHEMA and command in WRITING and not lake.is_writer():
             held = ExitStack()
-            held.enter_context(lake.writer(settings, f"dbt {command}"))
+            held.enter_context(lake.writer(settings, f"dbt {command}", on_wait=_say))
             atexit.register(held.close)
         warehouse.ensure(settings)
         lake.attach(conn, settings, read_only=False)
@@ -38,3 +39,10 @@ class Plugin(BasePlugin):  # type: ignore[misc]
 
     def configure_cursor(self, cursor: Any) -> None:
         cursor.execute("set timezone = 'UTC'")
+
+
+def _say(text: str) -> None:
+    from dbt_common.events.functions import fire_event
+    from dbt_common.events.types import Note
+
+    fire_event(Note(msg=text))

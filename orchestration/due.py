@@ -30,8 +30,8 @@ def fallen_due(settings: Settings) -> datetime | None:
         row = (
             _reader(settings)
             .execute(
-                f"select min(due_at) from {lake.CATALOG}.{lake.SCHEMA}.signals_waiting "
-                "where due_at <= now()"
+                "select min(due_at) from signals_waiting where due_at <= now() and due_at > "
+                "(select max(as_of_ts) from build_watermarks where model = 'cart_abandoned')"
             )
             .fetchone()
         )

@@ -21,6 +21,7 @@ from orchestration.settings import load_settings
 MICRO_BATCH = "micro_batch"
 DELIVER = "deliver"
 SOURCES = "sources"
+RESULTS = "results"
 DAILY = "daily"
 MAINTENANCE = "maintenance"
 
@@ -35,7 +36,8 @@ def build_asset_jobs(
     all_models = AssetSelection.assets(*every_batch.keys)
     batch_models = AssetSelection.assets(*models.batch_keys(manifest, every_batch))
     load = AssetSelection.assets(ingest.EVENTS, ingest.QUARANTINE)
-    act = AssetSelection.assets(*syncs.keys) | AssetSelection.assets(*after_sync.keys)
+    act = AssetSelection.assets(*syncs.keys)
+    results = AssetSelection.assets(*after_sync.keys)
 
     def without_checks(selection: AssetSelection) -> AssetSelection:
         return selection - AssetSelection.checks_for_assets(*every_batch.keys, *after_sync.keys)
@@ -44,11 +46,14 @@ def build_asset_jobs(
     return [
         _one_process(
             MICRO_BATCH,
-            load | without_checks(batch_models | act) | guards,
+            load | without_checks(batch_models) | guards | act,
             "Loads what the log has grown by, rebuilds the customers it touched, and acts.",
         ),
+        _one_process(DELIVER, act, "Sends again what is due."),
         _one_process(
-            DELIVER, without_checks(act), "Sends what is due and records what came of it."
+            RESULTS,
+            without_checks(results),
+            "Brings the ledger's outcomes into the lake, for analysts to join.",
         ),
         _one_process(
             SOURCES,
@@ -57,7 +62,7 @@ def build_asset_jobs(
         ),
         _one_process(
             DAILY,
-            load | all_models | act,
+            load | all_models | act | results,
             "Loads, builds and tests everything, also what a micro-batch leaves out, and acts.",
         ),
     ]
@@ -74,7 +79,9 @@ def _one_process(
 @op(description="Merges small files, drops old snapshots, removes the files nobody reads.")
 def maintain_lake(context: OpExecutionContext) -> None:
     settings = load_settings()
-    with lake.writer(settings, f"maintenance {context.run_id[:8]}", wait_seconds=600):
+    with lake.writer(
+        settings, f"maintenance {context.run_id[:8]}", wait_seconds=600, on_wait=context.log.info
+    ):
         report = lake.maintain(settings)
     context.add_output_metadata(report)
 

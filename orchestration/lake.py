@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,7 +102,13 @@ _session: Any = None
 
 
 @contextmanager
-def writer(settings: Settings, holder: str, *, wait_seconds: float = 60.0) -> Iterator[None]:
+def writer(
+    settings: Settings,
+    holder: str,
+    *,
+    wait_seconds: float = 60.0,
+    on_wait: Callable[[str], object] | None = None,
+) -> Iterator[None]:
     """Be the lake's only writer for the length of the block.
 
     The lock belongs to the process: a nested block, in whatever thread, joins the outer one (dbt
@@ -112,6 +118,7 @@ def writer(settings: Settings, holder: str, *, wait_seconds: float = 60.0) -> It
         settings: which lake.
         holder: what the others are told, for example `micro-batch 3f2a`.
         wait_seconds: how long to wait for the present holder.
+        on_wait: told once, in words, if there is somebody to wait for.
 
     Raises:
         WriterBusy: it was not free in time; names the holder and its process.
@@ -119,7 +126,7 @@ def writer(settings: Settings, holder: str, *, wait_seconds: float = 60.0) -> It
     global _depth, _session
     with _mutex:
         if _depth == 0:
-            _session = _lock(settings, holder, wait_seconds)
+            _session = _lock(settings, holder, wait_seconds, on_wait)
         _depth += 1
     try:
         yield
@@ -159,7 +166,17 @@ def maintain(settings: Settings) -> dict[str, int]:
     }
 
 
-def _lock(settings: Settings, holder: str, wait_seconds: float) -> Any:
+def is_writer() -> bool:
+    """Whether this process holds the writer lock."""
+    return _depth > 0
+
+
+def _lock(
+    settings: Settings,
+    holder: str,
+    wait_seconds: float,
+    on_wait: Callable[[str], object] | None,
+) -> Any:
     import psycopg2
 
     name = f"{holder} (pid {os.getpid()})"[:63]
@@ -171,6 +188,9 @@ def _lock(settings: Settings, holder: str, wait_seconds: float) -> Any:
             cursor.execute("select pg_try_advisory_lock(%s)", (WRITER_LOCK,))
             if cursor.fetchone() == (True,):
                 return connection
+            if on_wait is not None:
+                on_wait(f"Waiting for {current_writer(settings) or 'the present writer'}.")
+                on_wait = None
             if time.monotonic() >= deadline:
                 busy = current_writer(settings) or "another process"
                 connection.close()

@@ -29,7 +29,8 @@ from orchestration.settings import Settings, load_settings
 # Dagster turns its sensor loop every 5 s. An evaluation that waits for news inside that turn
 # starts the run the moment there are some, instead of at the next turn.
 LISTEN_SECONDS = 4.0
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.1  # of the log: a few bytes are read
+ASK_SECONDS = 0.5  # of Dagster's runs and of the lake: queries, on a machine that has work to do
 RETRY_SECONDS = (5, 15, 60, 300)
 
 
@@ -52,7 +53,7 @@ def new_events(context: SensorEvaluationContext) -> SensorResult | SkipReason:
     while (last := _last(context.instance, jobs.MICRO_BATCH)) and _under_way(last):
         if time.monotonic() > deadline:
             return SkipReason("The last micro-batch is still running; the next takes the rest.")
-        time.sleep(POLL_SECONDS)
+        time.sleep(ASK_SECONDS)
 
     reader = LogReader(settings.log_dir)
     if last and last.dagster_run.status != DagsterRunStatus.SUCCESS:
@@ -64,11 +65,14 @@ def new_events(context: SensorEvaluationContext) -> SensorResult | SkipReason:
         return _request(key, reader.end(), cursor["failures"] + 1)
 
     position = ingest.loader(settings).position()
+    asked = 0.0
     while True:
         if (end := reader.end()) > position:
             return _request(f"log_seq-{end}", end, 0)
-        if moment := due.fallen_due(settings):
-            return _request(f"due-{moment.isoformat()}", end, 0)
+        if time.monotonic() - asked > ASK_SECONDS:
+            asked = time.monotonic()
+            if moment := due.fallen_due(settings):
+                return _request(f"due-{moment.isoformat()}", end, 0)
         if time.monotonic() > deadline:
             return SkipReason(f"Nothing new: the warehouse holds all {end:,} records of the log.")
         time.sleep(POLL_SECONDS)
@@ -120,6 +124,14 @@ SCHEDULES = [
         execution_timezone="UTC",
         default_status=DefaultScheduleStatus.RUNNING,
         description="Builds and tests everything, also what a micro-batch leaves out.",
+    ),
+    ScheduleDefinition(
+        name="sync_results",
+        job_name=jobs.RESULTS,
+        cron_schedule="* * * * *",
+        execution_timezone="UTC",
+        default_status=DefaultScheduleStatus.RUNNING,
+        description="Brings the ledger's outcomes into the lake once a minute.",
     ),
     ScheduleDefinition(
         name="lake_maintenance",

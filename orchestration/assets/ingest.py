@@ -57,7 +57,9 @@ def load_events(
 ) -> Iterator[MaterializeResult[None] | AssetCheckResult | AssetObservation]:
     """Load what the log has grown by since the last load."""
     settings = load_settings()
-    with lake.writer(settings, f"load {context.run_id[:8]}", wait_seconds=600):
+    with lake.writer(
+        settings, f"load {context.run_id[:8]}", wait_seconds=600, on_wait=context.log.info
+    ):
         result = ingest.loader(settings).load()
     read = result.next_seq - result.first_seq
     yield AssetObservation(EVENT_LOG.key, metadata={"log_seq": result.next_seq})
@@ -93,7 +95,9 @@ def load_events(
 def load_sources(context: AssetExecutionContext) -> Iterator[MaterializeResult[None]]:
     """Read CRM and help desk through their APIs."""
     settings = load_settings()
-    with lake.writer(settings, f"sources {context.run_id[:8]}", wait_seconds=600):
+    with lake.writer(
+        settings, f"sources {context.run_id[:8]}", wait_seconds=600, on_wait=context.log.info
+    ):
         contacts = ingest.load_crm(settings)
         yield MaterializeResult(asset_key=CRM_CONTACTS, metadata={"dagster/row_count": contacts})
         tickets = ingest.load_support(settings)

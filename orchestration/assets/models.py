@@ -76,7 +76,9 @@ def build_model_assets(manifest: Mapping[str, Any]) -> tuple[AssetsDefinition, A
         # One argument each: dbt splits on spaces only when it comes through a shell.
         args = [part for argument in selection for part in argument.split(" ")]
         args += ["--indirect-selection", indirect] if indirect else []
-        with lake.writer(run_settings, f"dbt {context.run_id[:8]}", wait_seconds=600):
+        with lake.writer(
+            run_settings, f"dbt {context.run_id[:8]}", wait_seconds=600, on_wait=context.log.info
+        ):
             # Unit tests check the SQL, not the data: they have nothing to say about a run.
             command = ["build", *args, "--exclude-resource-type", "unit_test"]
             for event in dbt.stream(command, run_settings):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestration.cli.console import Json, UserError, console, print_json, table
-from orchestration.cli.run import running, stop_on_signals, where_to_look
+from orchestration.cli.run import bring_models_up, running, stop_on_signals, where_to_look
 
 if TYPE_CHECKING:
     from orchestration.demo import DemoState, LiveTraffic, StoryEntry
@@ -87,6 +87,7 @@ def _prepare(settings: Settings, state: DemoState, days: int) -> None:
     """First start only: the past goes in through the same doors as the present."""
     done = settings.home / "demo" / "prepared"
     if done.exists():
+        bring_models_up(settings)
         return
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 

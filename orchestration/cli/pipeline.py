@@ -70,7 +70,7 @@ def load(as_json: Json = False) -> None:
     from orchestration import ingest, lake, warehouse
 
     settings = load_settings()
-    with lake.writer(settings, "signalbox load"):
+    with lake.writer(settings, "signalbox load", on_wait=console.print):
         warehouse.ensure(settings)
         result = ingest.loader(settings).load()
     if as_json:
@@ -105,7 +105,7 @@ def build(
     done: dict[str, str] = {}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with (
-        lake.writer(settings, "signalbox build"),
+        lake.writer(settings, "signalbox build", on_wait=console.print),
         Progress(*columns, console=console, transient=True, disable=as_json) as progress,
     ):
         warehouse.ensure(settings)

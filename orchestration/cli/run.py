@@ -48,7 +48,7 @@ class running:  # noqa: N801 - reads as what it is: `with running(settings):`
 
         self._settings = settings
         self._with_sandbox = with_sandbox
-        self._prepare = prepare or (lambda: _first_build(settings))
+        self._prepare = prepare or (lambda: bring_models_up(settings))
         self._supervisor = Supervisor(
             services.log_file(settings),
             on_notice=lambda text: console.print(f"[yellow]![/] {text}"),
@@ -136,18 +136,21 @@ def warm() -> None:
     warm.serve(load_settings())
 
 
-def _first_build(settings: Settings) -> None:
-    """A home that was never built gets its seeds and empty models, so that syncs find them."""
+def bring_models_up(settings: Settings) -> None:
+    """Build what a micro-batch takes for granted: seeds and views, and all in a new home."""
     import duckdb
 
     from orchestration import dbt, lake
 
+    selection = ["--select", "config.materialized:view", "resource_type:seed"]
     with lake.connect(settings) as connection:
         try:
-            connection.execute("select 1 from churn_scores limit 1")
+            connection.execute("select 1 from build_watermarks")
         except duckdb.CatalogException:
-            with console.status("first build of the models …"), lake.writer(settings, "up"):
-                dbt.invoke(["build"], settings)
+            selection = []
+    with console.status("bringing the models up to date …"), lake.writer(settings, "up"):
+        command = ["build", *selection, "--exclude-resource-type", "test", "unit_test"]
+        dbt.invoke(command, settings)
 
 
 def _ports_are_free(settings: Settings, *, with_sandbox: bool) -> None:

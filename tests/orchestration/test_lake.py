@@ -10,7 +10,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from orchestration import lake, warehouse
+from orchestration import dbt, lake, warehouse
 from orchestration.settings import Settings
 
 HOLDER = """
@@ -122,3 +122,13 @@ def test_adhoc_sql_reads_the_lake_and_nothing_else(settings: Settings, tmp_path:
     for query in REFUSED:
         with pytest.raises(duckdb.Error):
             connection.execute(query).fetchall()
+
+
+def test_dbt_lets_go_of_the_lock_with_whoever_ran_it(settings: Settings) -> None:
+    with lake.writer(settings, "outer"):
+        dbt.invoke(
+            ["build", "--select", "stg_events", "--exclude-resource-type", "unit_test"], settings
+        )
+        assert lake.is_writer()
+    assert not lake.is_writer()
+    assert lake.current_writer(settings) is None

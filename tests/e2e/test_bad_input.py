@@ -1,0 +1,75 @@
+"""A user's mistakes end in one clear message and exit code 1, never in a traceback."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def home() -> Path:
+    directory = Path(tempfile.mkdtemp(prefix="sbx-bad-"))
+    directory.chmod(0o755)
+    return directory
+
+
+def run(home: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "orchestration.cli", *args],
+        env=os.environ | {"SIGNALBOX_HOME": str(home), **env},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+CASES = {
+    "a write key without a name": (["status"], {"SIGNALBOX_WRITE_KEYS": "abc"}, "name=value"),
+    "a port that is no number": (["status"], {"SIGNALBOX_DAGSTER_PORT": "x"}, "DAGSTER_PORT"),
+    "a Postgres that is not there": (
+        ["status"],
+        {"SIGNALBOX_POSTGRES_URL": "postgresql://u:hunter2@127.0.0.1:9/postgres"},
+        "SIGNALBOX_POSTGRES_URL",
+    ),
+    "a file that is not there": (["import", "no-such.jsonl"], {}, "no-such.jsonl"),
+    "a table without a mapping": (["import", "orders.csv"], {}, "mapping"),
+    "wrong SQL": (["sql", "select * from nowhere"], {}, "nowhere"),
+    "SQL that writes": (["sql", "drop table raw.events"], {}, "read"),
+    "a sync that does not exist": (["sync", "salesforce__everything"], {}, "hubspot__"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_message_says_what_to_do(
+    home: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args, env, said = CASES[name]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "orders.csv").write_text("order,total\n1,2\n")
+    done = run(home, *args, **env)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "hunter2" not in done.stderr
+
+
+def test_a_truncated_archive_says_where_it_ends(home: Path, tmp_path: Path) -> None:
+    line = b'{"type":"identify","userId":"u1","messageId":"m1"}\n'
+    whole = gzip.compress(line * 5000)
+    (tmp_path / "cut.jsonl.gz").write_bytes(whole[: len(whole) // 2])
+    done = run(home, "import", str(tmp_path / "cut.jsonl.gz"))
+    assert done.returncode == 1
+    assert "cut.jsonl.gz" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_half_of_a_destinations_credentials_is_refused(home: Path) -> None:
+    done = run(home, "doctor", SIGNALBOX_WEBHOOK_BASE_URL="https://hooks.example.com")
+    assert done.returncode == 1
+    assert "SIGNALBOX_WEBHOOK_SECRET" in done.stdout

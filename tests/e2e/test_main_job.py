@@ -1,0 +1,174 @@
+"""The main job with everything real: processes, Segment's SDK, Dagster, Postgres, HTTP, SMTP."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import requests
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+SIGNALBOX = [sys.executable, "-m", "orchestration.cli"]
+PORTS = ("COLLECTOR", "DAGSTER", "SANDBOX", "SANDBOX_SMTP")
+
+
+class Home:
+    """A home of its own on free ports, and the command line on it."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="sbx-e2e-"))
+        self.path.chmod(0o755)
+        self.ports = {name: _free_port() for name in PORTS}
+        self.env = os.environ | {
+            "SIGNALBOX_HOME": str(self.path),
+            **{f"SIGNALBOX_{name}_PORT": str(port) for name, port in self.ports.items()},
+        }
+
+    def run(self, *args: str, timeout: float = 400) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*SIGNALBOX, *args], env=self.env, capture_output=True, text=True, timeout=timeout
+        )
+
+    def json(self, *args: str) -> Any:
+        done = self.run(*args, "--json")
+        assert done.returncode == 0, done.stdout + done.stderr + self.log()
+        return json.loads(done.stdout)
+
+    def effects(self) -> list[dict[str, Any]]:
+        file = self.path / "sandbox" / "effects.jsonl"
+        return [json.loads(line) for line in file.read_text().splitlines()]
+
+    def log(self) -> str:
+        file = self.path / "logs" / "signalbox.log"
+        return file.read_text()[-6000:] if file.exists() else ""
+
+    def url(self, name: str) -> str:
+        return f"http://127.0.0.1:{self.ports[name]}"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="module")
+def home() -> Iterator[Home]:
+    home = Home()
+    yield home
+    shutil.rmtree(home.path, ignore_errors=True)
+
+
+def test_the_demo_shows_every_stage(home: Home) -> None:
+    report = home.json("demo", "--check", "--customers", "300", "--rounds", "1")
+    assert report["missing"] == []
+    assert {"hubspot", "slack", "smtp_email", "webhook"} <= set(report["event_to_action_seconds"])
+    stages = report["stages"]
+    assert stages["raw_events"] + stages["quarantined"] <= stages["accepted"]
+    assert stages["events"] == stages["timeline"]
+
+
+def messages(home: Home) -> Counter[tuple[str, str]]:
+    """How often each message arrived; state that is upserted may arrive again."""
+    return Counter(
+        (effect["destination"], effect.get("identity") or effect["body"])
+        for effect in home.effects()
+        if effect["destination"] in {"slack", "smtp_email", "webhook"}
+    )
+
+
+def test_a_second_start_continues_through_kills_and_doubles_nothing(home: Home) -> None:
+    before = messages(home)
+    process = subprocess.Popen(
+        [*SIGNALBOX, "demo", "--check", "--rounds", "2", "--json"],
+        env=home.env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        _kill_when_seen(process.pid, "collect", home)
+        _kill_when_seen(process.pid, "warm", home)
+        answered = home.json("sql", "select count(*) as events from stg_events")
+        assert answered[0]["events"] > 0
+        output, errors = process.communicate(timeout=400)
+    finally:
+        process.kill()
+    assert process.returncode == 0, output + errors + home.log()
+    report = json.loads(output)
+    assert report["missing"] == []
+    after = messages(home)
+    assert len(after) > len(before)
+    assert set(after.values()) == {1}
+
+    status = home.json("status")
+    raw = home.json("sql", "select count(distinct log_seq) as n from raw.events")[0]["n"]
+    quarantined = home.json("sql", "select count(distinct log_seq) as n from raw.quarantine")[0][
+        "n"
+    ]
+    assert raw + quarantined + status["waiting_to_load"] == status["accepted"]
+    assert status["writer"] is None
+    assert status["serving"] == {"collector": False, "dagster": False, "sandbox": False}
+
+
+def _kill_when_seen(supervisor: int, command: str, home: Home) -> None:
+    """SIGKILL one of the supervisor's processes once the whole system serves."""
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline:
+        if _answers(home.url("DAGSTER")) and _answers(home.url("COLLECTOR") + "/health"):
+            for child in psutil.Process(supervisor).children():
+                if child.cmdline()[-1:] == [command]:
+                    child.kill()
+                    return
+        time.sleep(0.2)
+    raise AssertionError(f"{command} never ran\n{home.log()}")
+
+
+def _answers(url: str) -> bool:
+    try:
+        return requests.get(url, timeout=2).ok
+    except requests.RequestException:
+        return False
+
+
+def test_ctrl_c_stops_everything(home: Home) -> None:
+    process = subprocess.Popen(
+        [*SIGNALBOX, "up"],
+        env=home.env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + 240
+        while not _answers(home.url("DAGSTER")) and time.monotonic() < deadline:
+            assert process.poll() is None, home.log()
+            time.sleep(0.2)
+        children = psutil.Process(process.pid).children(recursive=True)
+        refused = home.run("up", timeout=60)
+        assert refused.returncode == 1
+        assert "is taken" in refused.stderr
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 0, output
+    assert "Stopped" in output
+    gone, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive, [child.cmdline() for child in alive]
+    assert gone

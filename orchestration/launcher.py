@@ -9,11 +9,12 @@ import psutil
 from dagster import DagsterRun
 from dagster._core.launcher import CheckRunHealthResult, DefaultRunLauncher, WorkerStatus
 from dagster._core.launcher.base import LaunchRunContext
+from dagster._core.storage.tags import HIDDEN_TAG_PREFIX
 
 from orchestration import warm
 from orchestration.settings import load_settings
 
-WARM_PID_TAG = "signalbox/warm_pid"
+WARM_PID_TAG = f"{HIDDEN_TAG_PREFIX}signalbox_warm_pid"
 
 
 class WarmRunLauncher(DefaultRunLauncher):

@@ -123,7 +123,7 @@ class Supervisor:
             errors="replace",
             env={**os.environ, "PYTHONUNBUFFERED": "1", **process.env},
             start_new_session=True,
-            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+            preexec_fn=_prepare_child,
         )
         self._started[process.name] = time.monotonic()
         self._write("supervisor", f"started {process.name} (pid {child.pid})")
@@ -167,5 +167,9 @@ def _ending(child: subprocess.Popen[str]) -> str:
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
-def _end_with_parent() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+def _prepare_child() -> None:
+    # A shell that starts us in the background ignores SIGINT for all our children, and Dagster
+    # ends on SIGTERM only if SIGINT has its default.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

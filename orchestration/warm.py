@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 FINISH_SECONDS = 25.0
 STATEMENT_TIMEOUT_MS = 60_000
 _running = True
+_runs: set[int] = set()  # processes of runs under way
 _instance: DagsterInstance | None = None
 
 
@@ -133,6 +134,7 @@ def _accept(server: socket.socket, settings: Settings) -> None:
             server.close()
             client.close()
             _run(message["run_id"])
+        _runs.add(pid)
         client.sendall(json.dumps({"pid": pid}).encode() + b"\n")
 
 
@@ -166,13 +168,8 @@ def _run(run_id: str) -> None:
 
 def _reap() -> bool:
     """Collect runs that have ended; True if any is still under way."""
-    while True:
-        try:
-            pid, _ = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return False
-        if pid == 0:
-            return True
+    _runs.difference_update([pid for pid in _runs if os.waitpid(pid, os.WNOHANG)[0] == pid])
+    return bool(_runs)
 
 
 def _finish_children() -> None:

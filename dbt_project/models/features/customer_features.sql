@@ -35,14 +35,47 @@ identity_map as (
     where id_kind = 'email'
 ),
 
+support_desk as (
+    select
+        ticket_id,
+        id_key,
+        is_open
+    from {{ ref('stg_support_tickets') }}
+),
+
+opened_lately as (
+    select
+        customer_id,
+        {{ json_string('properties', 'ticket_id') }} as ticket_id
+    from {{ ref('customer_timeline') }}
+    where
+        event = 'Support Ticket Opened'
+        and event_date > {{ cast_to(moved_by(as_of_date(), -30, 'day'), 'date') }}
+),
+
+-- The support desk is read every few minutes; an event comes at once. A ticket it does not know yet is open.
 open_tickets as (
     select
-        identity_map.customer_id,
-        count(*) as open_tickets
-    from {{ ref('stg_support_tickets') }} as tickets
-    inner join identity_map on tickets.id_key = identity_map.id_key
-    where tickets.is_open
-    group by identity_map.customer_id
+        customer_id,
+        count(distinct ticket_id) as open_tickets
+    from (
+        select
+            identity_map.customer_id,
+            support_desk.ticket_id
+        from support_desk
+        inner join identity_map on support_desk.id_key = identity_map.id_key
+        where support_desk.is_open
+
+        union all
+
+        select
+            opened_lately.customer_id,
+            opened_lately.ticket_id
+        from opened_lately
+        left join support_desk on opened_lately.ticket_id = support_desk.ticket_id
+        where support_desk.ticket_id is null
+    ) as tickets
+    group by customer_id
 )
 
 select

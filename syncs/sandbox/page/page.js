@@ -243,7 +243,7 @@ const VIEWS = {
         effect.action === "ticket_created" ? null : pill("updated", "quiet"), again(effect)),
       Object.keys(effect.changes).length
         ? fieldList(Object.entries(effect.changes).map(([name, change]) => changeRow(name, change, "")))
-        : ticket.description ? el("div", "message", ticket.description.slice(0, 400)) : null,
+        : el("div", "message", (ticket.description || "").slice(0, 400)),
     );
   },
 

@@ -8,6 +8,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ def invoke(
     args: Sequence[str],
     settings: Settings,
     *,
+    as_of: datetime | None = None,
     on_event: Callable[[dict[str, Any]], None] | None = None,
 ) -> None:
     """Run one dbt command (`["build", "--select", …]`) and wait for it.
@@ -61,16 +63,19 @@ def invoke(
     Args:
         args: the command line after `dbt`.
         settings: which home and which lake.
+        as_of: the moment the models look from; now, if left out.
         on_event: called in dbt's thread with each event of dbt's JSON log.
 
     Raises:
         DbtFailed: with the failing nodes and dbt's words.
     """
     # Its JSON files are for other programs; ours read Dagster, and writing them takes a while.
-    _call([*args, "--no-write-json"], settings, on_event)
+    _call([*args, "--no-write-json"], settings, on_event, as_of)
 
 
-def stream(args: Sequence[str], settings: Settings) -> Iterator[dict[str, Any]]:
+def stream(
+    args: Sequence[str], settings: Settings, *, as_of: datetime | None = None
+) -> Iterator[dict[str, Any]]:
     """Run one dbt command and yield the events of dbt's JSON log as they happen.
 
     Raises:
@@ -80,7 +85,7 @@ def stream(args: Sequence[str], settings: Settings) -> Iterator[dict[str, Any]]:
 
     def work() -> None:
         try:
-            invoke(args, settings, on_event=events.put)
+            invoke(args, settings, as_of=as_of, on_event=events.put)
             events.put(None)
         except BaseException as error:  # handed to the reader, which raises it
             events.put(error)
@@ -96,6 +101,7 @@ def _call(
     args: Sequence[str],
     settings: Settings,
     on_event: Callable[[dict[str, Any]], None] | None = None,
+    as_of: datetime | None = None,
 ) -> Any:
     from dbt.cli.main import dbtRunner
     from dbt_common.events.functions import msg_to_dict
@@ -108,7 +114,7 @@ def _call(
             *("--project-dir", str(DBT_PROJECT), "--profiles-dir", str(DBT_PROJECT)),
             *("--target-path", str(target_dir(settings))),
             *("--log-path", str(target_dir(settings) / "logs"), "--log-level-file", "info"),
-            *("--vars", json.dumps(variables(settings)), "--quiet", "--no-use-colors"),
+            *("--vars", json.dumps(variables(settings, as_of)), "--quiet", "--no-use-colors"),
         ]
     )
     if result.success:
@@ -116,9 +122,13 @@ def _call(
     raise DbtFailed(_explain(result))
 
 
-def variables(settings: Settings) -> dict[str, Any]:
-    """The dbt vars that are settings of Signalbox."""
-    return {"cart_abandoned_minutes": settings.cart_abandoned_minutes}
+def variables(settings: Settings, as_of: datetime | None = None) -> dict[str, Any]:
+    """The dbt vars that are settings of Signalbox, and the moment to look from if not now."""
+    moment = as_of.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f") if as_of else None
+    return {
+        "cart_abandoned_minutes": settings.cart_abandoned_minutes,
+        **({"as_of": moment} if moment else {}),
+    }
 
 
 def _explain(result: Any) -> str:

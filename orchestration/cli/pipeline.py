@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestration.cli.console import Json, console, print_json
+from orchestration.cli.console import Json, UserError, console, print_json
 from orchestration.settings import load_settings
 
 if TYPE_CHECKING:
@@ -86,21 +87,30 @@ def load(as_json: Json = False) -> None:
 def build(
     select: Annotated[str | None, typer.Option(help="dbt's node selection; all if unset.")] = None,
     full_refresh: Annotated[bool, typer.Option(help="Rebuild from all of history.")] = False,
+    as_of: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Look from this UTC time, such as 2011-12-10, instead of from now.",
+        ),
+    ] = None,
     tests: Annotated[bool, typer.Option(help="Also run dbt's tests.")] = True,
     as_json: Json = False,
 ) -> None:
     """Build the models with dbt, in the production schema of the lake.
 
-    Example: [bold]signalbox build --select churn_scores+[/]
+    Example: [bold]signalbox build --select churn_scores+[/]; history that ended long ago:
+    [bold]signalbox build --as-of 2011-12-10[/], which rebuilds from all of history
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     from orchestration import dbt, lake, warehouse
 
     settings = load_settings()
+    moment = _moment(as_of) if as_of else None
     args = ["build"]
     args += ["--select", *select.split()] if select else []
-    args += ["--full-refresh"] if full_refresh else []
+    args += ["--full-refresh"] if full_refresh or moment else []
     args += [] if tests else ["--exclude-resource-type", "test", "unit_test"]
     done: dict[str, str] = {}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -110,7 +120,7 @@ def build(
     ):
         warehouse.ensure(settings)
         task = progress.add_task("building", total=None)
-        for event in dbt.stream(args, settings):
+        for event in dbt.stream(args, settings, as_of=moment):
             node = event["data"].get("node_info")
             if not node:
                 continue
@@ -129,6 +139,21 @@ def build(
         return
     parts = ", ".join(f"{count} {kind}s" for kind, count in sorted(counts.items()))
     console.print(f"Built {parts or 'nothing'}.")
+    if moment:
+        console.print(
+            f"The models now look from {moment:%Y-%m-%d %H:%M:%S} UTC; "
+            "[bold]signalbox build[/] brings them back to the present."
+        )
+
+
+def _moment(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise UserError(
+            f"--as-of {text} is not a time; write 2011-12-10 or 2011-12-10T08:00:00."
+        ) from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def sync(

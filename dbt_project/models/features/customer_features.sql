@@ -62,8 +62,8 @@ open_tickets as (
         select
             identity_map.customer_id,
             support_desk.ticket_id
-        from support_desk
-        inner join identity_map on support_desk.id_key = identity_map.id_key
+        from identity_map
+        inner join support_desk on identity_map.id_key = support_desk.id_key
         where support_desk.is_open
 
         union all

@@ -1,15 +1,25 @@
 """dbt's models as assets and dbt's tests as their checks, run by dbt inside the run's process."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
-from dagster import AssetCheckKey, AssetExecutionContext, AssetKey, AssetsDefinition
+from dagster import (
+    AssetCheckEvaluation,
+    AssetCheckKey,
+    AssetExecutionContext,
+    AssetKey,
+    AssetMaterialization,
+    AssetsDefinition,
+    DagsterInstance,
+)
+from dagster._core.instance.ref import InstanceRef
 from dagster_dbt import DagsterDbtTranslator, dbt_assets
 from dagster_dbt.asset_utils import get_asset_check_key_for_test, get_subset_selection_for_context
 from dagster_dbt.core.dbt_cli_event import DbtCoreCliEventMessage
 
 from orchestration import dbt, lake
-from orchestration.settings import load_settings
+from orchestration.settings import ROOT, Settings, load_settings
 
 AFTER_SYNC = "tag:after_sync"
 
@@ -56,6 +66,31 @@ def batch_checks(manifest: Mapping[str, Any], assets: AssetsDefinition) -> list[
         if node["resource_type"] == "test" and "micro_batch" in node.get("tags", [])
     )
     return [key for key in keys if key is not None and key in assets.check_keys]
+
+
+def build(
+    args: Sequence[str], settings: Settings, *, as_of: datetime | None = None
+) -> Iterator[dict[str, Any]]:
+    """Run `dbt build` outside a Dagster run, and tell Dagster what it built and tested.
+
+    Yields dbt's events as they happen, so that whoever waits can see progress.
+
+    Raises:
+        DbtFailed: at the end, if a node failed; what was built before is told nevertheless.
+    """
+    manifest = dbt.manifest(settings)
+    instance = DagsterInstance.from_ref(InstanceRef.from_dir(str(ROOT)))
+    events = []
+    try:
+        for event in dbt.stream(["build", *args], settings, as_of=as_of):
+            events.append(event)
+            yield event
+    finally:
+        for event in events:
+            message = DbtCoreCliEventMessage(raw_event=event, event_history_metadata={})
+            for told in message.to_default_asset_events(manifest, _translator):
+                if isinstance(told, AssetMaterialization | AssetCheckEvaluation):
+                    instance.report_runless_asset_event(told)
 
 
 def build_model_assets(manifest: Mapping[str, Any]) -> tuple[AssetsDefinition, AssetsDefinition]:

@@ -91,7 +91,8 @@ def _prepare(settings: Settings, state: DemoState, days: int) -> None:
         return
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from orchestration import activate, dbt, ingest, lake
+    from orchestration import activate, ingest, lake
+    from orchestration.assets import models
     from orchestration.demo import seed_sandbox
 
     columns = (TextColumn("{task.description:<44}"), BarColumn(), TimeElapsedColumn())
@@ -126,7 +127,7 @@ def _prepare(settings: Settings, state: DemoState, days: int) -> None:
 
             task = step("building the models with dbt")
             nodes = 0
-            for event in dbt.stream(["build", "--exclude", "tag:after_sync"], settings):
+            for event in models.build(["--exclude", "tag:after_sync"], settings):
                 if event["data"].get("node_info") and event["info"]["name"] == "LogStartLine":
                     nodes += 1
                     name = event["data"]["node_info"]["node_name"]

@@ -104,12 +104,12 @@ def build(
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    from orchestration import dbt, lake, warehouse
+    from orchestration import lake, warehouse
+    from orchestration.assets import models
 
     settings = load_settings()
     moment = _moment(as_of) if as_of else None
-    args = ["build"]
-    args += ["--select", *select.split()] if select else []
+    args = ["--select", *select.split()] if select else []
     args += ["--full-refresh"] if full_refresh or moment else []
     args += [] if tests else ["--exclude-resource-type", "test", "unit_test"]
     done: dict[str, str] = {}
@@ -120,7 +120,7 @@ def build(
     ):
         warehouse.ensure(settings)
         task = progress.add_task("building", total=None)
-        for event in dbt.stream(args, settings, as_of=moment):
+        for event in models.build(args, settings, as_of=moment):
             node = event["data"].get("node_info")
             if not node:
                 continue

@@ -140,7 +140,8 @@ def bring_models_up(settings: Settings) -> None:
     """Build what a micro-batch takes for granted: seeds and views, and all in a new home."""
     import duckdb
 
-    from orchestration import dbt, lake
+    from orchestration import lake
+    from orchestration.assets import models
 
     selection = ["--select", "config.materialized:view", "resource_type:seed"]
     with lake.connect(settings) as connection:
@@ -149,8 +150,10 @@ def bring_models_up(settings: Settings) -> None:
         except duckdb.CatalogException:
             selection = []
     with console.status("bringing the models up to date …"), lake.writer(settings, "up"):
-        command = ["build", *selection, "--exclude-resource-type", "test", "unit_test"]
-        dbt.invoke(command, settings)
+        for _ in models.build(
+            [*selection, "--exclude-resource-type", "test", "unit_test"], settings
+        ):
+            pass
 
 
 def _ports_are_free(settings: Settings, *, with_sandbox: bool) -> None:

@@ -10,7 +10,6 @@ disk shows what it could cost at best without group commit.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import json
@@ -27,8 +26,8 @@ from typing import Any
 import uvicorn
 import uvloop
 from rich.console import Console
-from rich.table import Table
 
+from benchmarks import support
 from ingestion.contract import Contracts
 from ingestion.http_api import create_app
 from ingestion.log import EventLog
@@ -140,10 +139,9 @@ def raw_syncs(seconds: float) -> int:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = support.parser(__doc__)
     parser.add_argument("--seconds", type=float, default=10.0, help="per measurement")
     parser.add_argument("--connections", type=int, default=64)
-    parser.add_argument("--json", action="store_true", help="print JSON for programs")
     options = parser.parse_args()
     console = Console(stderr=True)
     rows = []
@@ -153,15 +151,14 @@ def main() -> None:
                 rows.append(measure(durable, batch, options.connections, options.seconds))
     syncs = raw_syncs(min(options.seconds, 3.0))
     if options.json:
-        print(json.dumps({"cpus": os.cpu_count(), "fdatasync_per_second": syncs, "rows": rows}))
+        support.print_json({"cpus": os.cpu_count(), "fdatasync_per_second": syncs, "rows": rows})
         return
-    title = f"Collector, {options.connections} connections, {os.cpu_count()} CPUs"
-    table = Table(title=title, caption=f"fdatasync alone: {syncs:,} a second")
-    for name in rows[0]:
-        table.add_column(name.replace("_", " "), justify="right")
-    for row in rows:
-        table.add_row(*(f"{v:,}" if isinstance(v, int | float) else v for v in row.values()))
-    Console().print(table)
+    support.print_table(
+        f"Collector, {options.connections} connections, {os.cpu_count()} CPUs",
+        [name.replace("_", " ") for name in rows[0]],
+        [[f"{v:,}" if isinstance(v, int | float) else v for v in row.values()] for row in rows],
+        caption=f"fdatasync alone: {syncs:,} a second",
+    )
 
 
 if __name__ == "__main__":

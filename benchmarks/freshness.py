@@ -8,44 +8,33 @@ asks Dagster when each run's steps ended and the lake which events each run had 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import shutil
 import socket
 import statistics
 import subprocess
 import sys
-import tempfile
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from benchmarks import support
 
 PORTS = ("COLLECTOR_PORT", "DAGSTER_PORT", "SANDBOX_PORT", "SANDBOX_SMTP_PORT")
 STAGES = ("accepted → run created", "run created → started", "load", "models", "syncs")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = support.parser(__doc__)
     parser.add_argument("--customers", type=int, default=3000)
     parser.add_argument("--rounds", type=int, default=6, help="story rounds, 20 s each")
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    home = Path(tempfile.mkdtemp(prefix="sbx-bench-"))
-    home.chmod(0o755)
-    os.environ["SIGNALBOX_HOME"] = str(home)
+    os.environ["SIGNALBOX_HOME"] = str(support.new_home())
     for name in PORTS:
         os.environ[f"SIGNALBOX_{name}"] = str(_free_port())
-    try:
-        demo = _demo(options.customers, options.rounds)
-        result = _measure() | {"event_to_action_seconds": demo["event_to_action_seconds"]}
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
+    demo = _demo(options.customers, options.rounds)
+    result = _measure() | {"event_to_action_seconds": demo["event_to_action_seconds"]}
     if options.json:
-        print(json.dumps(result, indent=2))
+        support.print_json(result)
     else:
         _show(result)
 
@@ -132,19 +121,17 @@ def _figures(values: list[float]) -> dict[str, float]:
 
 
 def _show(result: dict[str, Any]) -> None:
-    table = Table(
-        title=f"{result['events']} live events in {result['micro_batches']} micro-batches"
-    )
-    for column in ("seconds from accepted", "median", "p95", "max"):
-        table.add_column(column, justify="left" if column.startswith("seconds") else "right")
     rows = {
         "to visible in churn_scores": result["accepted_to_scored"],
         "to sent (all syncs of the batch)": result["accepted_to_sent"],
         **{f"  {name}": figures for name, figures in result["where_the_time_goes"].items()},
     }
-    for name, figures in rows.items():
-        table.add_row(name, *(f"{figures[key]:.2f}" for key in ("median", "p95", "max")))
-    Console().print(table)
+    shown = ("median", "p95", "max")
+    support.print_table(
+        f"{result['events']} live events in {result['micro_batches']} micro-batches",
+        ["seconds from accepted", *shown],
+        [[name, *(f"{figures[key]:.2f}" for key in shown)] for name, figures in rows.items()],
+    )
 
 
 def _free_port() -> int:

@@ -8,22 +8,16 @@ Postgres. Times include everything from reading the log to the commit in the lak
 
 from __future__ import annotations
 
-import argparse
-import atexit
 import json
 import random
-import shutil
 import statistics
-import tempfile
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import psutil
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks import support
 from ingestion.contract import Contracts
 from ingestion.envelope import Arrival, encode_record, to_record
 from ingestion.load import Loader
@@ -79,9 +73,7 @@ def fill(log: EventLog, count: int, seed: int) -> int:
 
 
 def measure(events: int) -> dict[str, float]:
-    home = Path(tempfile.mkdtemp(prefix="signalbox-bench-"))
-    home.chmod(0o755)  # run by root, Postgres is a user of its own
-    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    home = support.new_home()
     settings = Settings(home=home, postgres_url=None, lake_url="", _env_file=None)
     server = postgres.start(settings)
     with EventLog(settings.log_dir) as log:
@@ -114,16 +106,14 @@ def measure(events: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = support.parser(__doc__)
     parser.add_argument("--events", type=int, default=1_000_000, help="events of the large load")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
     figures = measure(arguments.events)
     if arguments.json:
-        print(json.dumps({"benchmark": "load", "events": arguments.events, **figures}))
+        support.print_json({"benchmark": "load", "events": arguments.events, **figures})
         return
-    table = Table("what", "value", title=f"Load of {arguments.events:,} events")
-    for name, value in (
+    rows = [
         ("bytes in a log record", f"{figures['record_bytes']:,.0f}"),
         ("attach the lake, create tables", f"{figures['first_attach_s']:.2f} s"),
         ("large load, with imports", f"{figures['large_load_s']:.1f} s"),
@@ -132,9 +122,8 @@ def main() -> None:
         (f"slowest of {SMALL_LOADS}", f"{figures['small_load_max_s']:.2f} s"),
         ("where to go on (asked before each load)", f"{figures['position_s'] * 1000:.0f} ms"),
         ("memory after all", f"{figures['memory_mb']:,.0f} MB"),
-    ):
-        table.add_row(name, value)
-    Console().print(table)
+    ]
+    support.print_table(f"Load of {arguments.events:,} events", ["what", "value"], rows)
 
 
 if __name__ == "__main__":

@@ -6,17 +6,9 @@ import gzip
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
-
-
-@pytest.fixture(scope="module")
-def home() -> Path:
-    directory = Path(tempfile.mkdtemp(prefix="sbx-bad-"))
-    directory.chmod(0o755)
-    return directory
 
 
 def run(home: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str]:

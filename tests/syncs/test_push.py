@@ -143,7 +143,7 @@ def test_a_webhook_is_resent_with_the_same_id(pusher: Pusher, vendor: Vendor, la
 
 
 def test_losing_the_ledger_sends_no_message_again(
-    pusher: Pusher, postgres: str, ledger_url: str, vendor: Vendor, lake: Lake
+    pusher: Pusher, vendor: Vendor, lake: Lake
 ) -> None:
     alerts(lake, ["a"])
     lake.execute("update alerts set fired_at = now()")

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import duckdb
 
-PROJECT = Path(__file__).parents[2] / "dbt_project"
+PROJECT = Path(__file__).parents[1] / "dbt_project"
 
 RAW_TABLES = """
 create schema raw;
@@ -72,9 +72,10 @@ class Message:
 class Warehouse:
     """dbt builds into `path`; queries open it between the builds, since one process may hold it."""
 
-    _manifest: Any = None
+    _manifests: ClassVar[dict[Path, Any]] = {}
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, project: Path = PROJECT) -> None:
+        self.project = project
         self.path = directory / "signalbox_test.duckdb"
         self.scratch = directory
         self.next_seq = 0
@@ -121,15 +122,16 @@ class Warehouse:
         """The parsed project, parsed once per process."""
         from dbt.cli.main import dbtRunner
 
-        if Warehouse._manifest is None:
+        if self.project not in self._manifests:
             parsed = self._invoked(dbtRunner().invoke(["parse", *self._where()]))
-            Warehouse._manifest = parsed
-        return Warehouse._manifest
+            self._manifests[self.project] = parsed
+        return self._manifests[self.project]
 
     def _where(self) -> list[str]:
         os.environ["SIGNALBOX_DBT_TEST_DB"] = str(self.path)
         return [
-            *("--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT), "--target", "test"),
+            *("--project-dir", str(self.project), "--profiles-dir", str(self.project)),
+            *("--target", "test"),
             *("--target-path", str(self.scratch / "target"), "--quiet", "--no-use-colors"),
             *("--log-path", str(self.scratch / "logs"), "--log-level-file", "none"),
         ]

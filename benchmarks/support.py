@@ -1,0 +1,51 @@
+"""What the benchmarks share: their command line, a home of their own, how results are shown."""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import json
+import shutil
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser with `--json`, described by the first line of a module's docstring."""
+    made = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
+    made.add_argument("--json", action="store_true", help="print one JSON object")
+    return made
+
+
+def new_home() -> Path:
+    """An empty home that goes with this process."""
+    # A Unix socket's path must be short; run by root, Postgres is a user of its own.
+    home = Path(tempfile.mkdtemp(prefix="sbx-bench-"))
+    home.chmod(0o755)
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    return home
+
+
+def print_json(result: Any) -> None:
+    print(json.dumps(result, indent=2))
+
+
+def print_table(
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    caption: str | None = None,
+) -> None:
+    """A table whose first column is text and whose others are figures."""
+    table = Table(title=title, caption=caption)
+    for number, name in enumerate(columns):
+        table.add_column(name, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)

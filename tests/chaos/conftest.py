@@ -1,0 +1,96 @@
+"""What the chaos suites share: their option, their lottery, one line of figures for each."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from ingestion.destination import Lake
+
+HERE = Path(__file__).parent
+ROOMS = ("ingestion", "syncs")
+MODULES = ("test_log", "test_collector", "test_load", "lakes", "syncs_support", "dbt_warehouse")
+
+# The suites drive the same processes as the tests of each room, only longer.
+sys.path += [str(HERE.parent / room) for room in ROOMS]
+pytest.register_assert_rewrite(*MODULES)
+
+
+@pytest.fixture
+def lake(new_database: Callable[[], str], tmp_path: Path) -> Lake:
+    """A lake of its own: a new catalog database and an empty directory."""
+    return Lake(new_database(), f"{tmp_path / 'lake'}/", tmp_path / "dlt")
+
+
+@dataclass
+class Chaos:
+    """How often one suite kills, its lottery, and what it found."""
+
+    suite: str
+    seed: int
+    kills: int
+    lines: list[str] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        self.lottery = random.Random(f"{self.suite} {self.seed}")
+        #: A suite whose processes always end before they are killed must end too.
+        self.attempts = range(4 * self.kills + 10)
+
+    def report(self, *, kills: int, lost: int, duplicates: int, unknown: int, more: str) -> None:
+        """Keep the suite's line for the end of the run. Call it before the first assert."""
+        self.lines.append(
+            f"{self.suite}: seed {self.seed}, kills {kills}, lost {lost}, "
+            f"duplicates {duplicates}, unknown {unknown} ({more})"
+        )
+
+
+_LINES = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture
+def chaos(request: pytest.FixtureRequest) -> Chaos:
+    config = request.config
+    return Chaos(
+        request.node.name.removeprefix("test_").replace("_", " "),
+        config.getoption("--chaos-seed"),
+        config.getoption("--chaos-kills"),
+        config.stash.setdefault(_LINES, []),
+    )
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    if not config.getoption("--chaos"):
+        return None
+    return (
+        f"chaos: seed {config.getoption('--chaos-seed')}, "
+        f"{config.getoption('--chaos-kills')} kills in each suite"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--chaos"):
+        return
+    chaotic = [item for item in items if item.path.is_relative_to(HERE)]
+    items[:] = [item for item in items if item not in chaotic]
+    config.hook.pytest_deselected(items=chaotic)
+
+
+def pytest_report_collectionfinish(config: pytest.Config) -> str | None:
+    if config.getoption("--chaos"):
+        return None
+    return "tests/chaos kills processes for minutes: it runs only with --chaos (`make chaos`)"
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    lines = config.stash.get(_LINES, [])
+    if lines:
+        terminalreporter.section("chaos")
+        for line in lines:
+            terminalreporter.line(line)

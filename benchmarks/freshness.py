@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
 from benchmarks import support
@@ -67,7 +68,7 @@ def _measure() -> dict[str, Any]:
             continue
         moments = [received_at.timestamp(), run["created"], run["started"]]
         moments += [run["load_events"], run["models"], run["syncs"]]
-        for name, begin, end in zip(STAGES, moments, moments[1:], strict=True):
+        for name, (begin, end) in zip(STAGES, pairwise(moments), strict=True):
             # A record may arrive after its run was created: the run took it along.
             stages[name].append(max(end - begin, 0.0))
         scored.append(run["models"] - received_at.timestamp())

@@ -97,7 +97,10 @@ def read_mapping(path: Path) -> Mapping:
             f"The mapping {path} cannot be read: {error.strerror}. Give the path of a YAML file."
         ) from None
     except msgspec.MsgspecError as error:
-        raise MappingError(f"The mapping {path} is not usable: {error}.") from None
+        known = ", ".join(field.encode_name for field in msgspec.structs.fields(Mapping))
+        raise MappingError(
+            f"The mapping {path} is not usable: {str(error).rstrip('.')}. It may say: {known}."
+        ) from None
     fields = mapping.traits if mapping.type in ("identify", "group") else mapping.properties
     other = "properties" if mapping.type in ("identify", "group") else "traits"
     if getattr(mapping, other):

@@ -12,13 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from dbt.adapters.duckdb.plugins import BasePlugin
 from dbt.flags import get_flags
+from dbt_common.exceptions import DbtRuntimeError
+from dbt_common.invocation import get_invocation_id
 
 from orchestration import lake, warehouse
-from orchestration.settings import load_settings
+from orchestration.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
+# dbt opens another connection after one has failed; it need not wait a second time.
+_refused: tuple[str, DbtRuntimeError] | None = None
 WRITING = {"build", "run", "seed", "snapshot", "run-operation", "clone"}
 
 
@@ -30,15 +34,26 @@ class Plugin(BasePlugin):  # type: ignore[misc]
         command = getattr(get_flags(), "WHICH", "")
         # Whoever runs dbt within Signalbox holds the lock already, and lets it go when it is done.
         if self.creds.schema == lake.SCHEMA and command in WRITING and not lake.is_writer():
-            held = ExitStack()
-            held.enter_context(lake.writer(settings, f"dbt {command}", on_wait=_say))
-            atexit.register(held.close)
+            _become_writer(settings, command)
         warehouse.ensure(settings)
         lake.attach(conn, settings, read_only=False)
         lake.attach_ledger(conn, settings)
 
     def configure_cursor(self, cursor: Any) -> None:
         cursor.execute("set timezone = 'UTC'")
+
+
+def _become_writer(settings: Settings, command: str) -> None:
+    global _refused
+    if _refused and _refused[0] == get_invocation_id():
+        raise _refused[1]
+    held = ExitStack()
+    try:
+        held.enter_context(lake.writer(settings, f"dbt {command}", on_wait=_say))
+    except lake.WriterBusy as error:
+        _refused = (get_invocation_id(), DbtRuntimeError(str(error)))
+        raise _refused[1] from None
+    atexit.register(held.close)
 
 
 def _say(text: str) -> None:

@@ -40,7 +40,7 @@ def status(settings: Settings) -> dict[str, Any]:
     position = ingest.loader(settings).position()
     with lake.connect(settings) as connection:
         stages = {name: _scalar(connection, query) for name, query in STAGES.items()}
-        built = _scalar(connection, "select max(as_of_ts) from build_watermarks")
+        built = _scalar(connection, "select max(built_at) from build_watermarks")
         newest = _scalar(connection, "select max(received_at) from stg_events")
     return {
         "home": str(settings.home),

@@ -25,6 +25,7 @@ from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
 from ingestion.log import LogReader
 from orchestration import due, ingest, jobs
 from orchestration.settings import Settings, load_settings
+from orchestration.supervisor import port_answers
 
 # Dagster turns its sensor loop every 5 s. An evaluation that waits for news inside that turn
 # starts the run the moment there are some, instead of at the next turn.
@@ -108,6 +109,11 @@ def build_source_sensor(settings: Settings) -> SensorDefinition:
         description="Reads the CRM and the help desk at the interval of the settings.",
     )
     def refresh_sources(context: SensorEvaluationContext) -> RunRequest | SkipReason:
+        elsewhere = settings.crm_url and settings.support_url
+        if not elsewhere and not port_answers(settings.host, settings.sandbox_port):
+            return SkipReason(
+                "Neither SIGNALBOX_CRM_URL and SIGNALBOX_SUPPORT_URL are set nor the sandbox runs."
+            )
         last = _last(context.instance, jobs.SOURCES)
         if last and _under_way(last):
             return SkipReason("The last refresh is still running.")

@@ -260,6 +260,7 @@ class _Run:
     consent: Consent | None
     report: SyncReport
     stop: str | None = None  # why no further request may be made in this run
+    postponed: str | None = None  # why the last row that was not taken was not
     refusal: tuple[str, int] = ("", 0)  # the last refusal's words and how often in a row
     _secrets: list[str] = field(default_factory=list)
 
@@ -303,8 +304,11 @@ class _Run:
         self.report.status, self.report.message = "failed", self.stop
 
     def _leave(self, message: str | None) -> None:
-        if self.ledger.next_due(self.spec.name) is not None:
-            self.report.status, self.report.message = "partial", message
+        wait = self.ledger.next_due(self.spec.name)
+        if wait is not None:
+            reason = message or self.postponed or "the rest is not due yet"
+            self.report.status = "partial"
+            self.report.message = f"{reason}; next attempt in {max(wait, 0):.0f} s"
 
     def _why_held(self, held: float) -> str:
         if self.lane.failing:
@@ -371,6 +375,8 @@ class _Run:
         self.worker.settle(self.spec, batch, ordered, waits)
         for result in ordered:
             self._count({result.outcome: 1})
+            if result.outcome == "retrying":
+                self.postponed = result.reason
 
     def _deliver(self, rows: list[Row]) -> list[RowResult]:
         """One result per row. A refused batch is halved until only the guilty rows are refused."""

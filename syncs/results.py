@@ -16,7 +16,7 @@ Outcome = Literal["delivered", "rejected", "retrying", "unknown"]
 REASON_LENGTH = 300
 
 _EMAIL = re.compile(r"[^\s<>\"'(),:;]+@[^\s<>\"'(),:;]+")
-_NUMBER = re.compile(r"\+?\d[\d .()/-]{6,}\d")
+_NUMBER = re.compile(r"\+?\d[\d ()/-]{6,}\d")
 
 
 class SyncError(Exception):

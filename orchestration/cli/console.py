@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Annotated, Any
@@ -21,7 +22,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 USER_ERRORS = {
     "SettingsError", "PostgresUnavailable", "WriterBusy", "DbtFailed", "StartFailed",
     "LogError", "ContractError", "EnvelopeError", "ImportFailed", "LoadError", "SourceError",
-    "SyncError", "LedgerError", "SandboxError", "UserError",
+    "SyncError", "LedgerError", "SandboxError", "CollectorError", "UserError",
 }  # fmt: skip
 
 
@@ -41,7 +42,7 @@ def complain(error: BaseException) -> bool:
 
 def print_json(value: Any) -> None:
     """One JSON document on standard output."""
-    typer.echo(json.dumps(value, default=_plain, indent=2, ensure_ascii=False))
+    typer.echo(json.dumps(_finite(value), default=_plain, indent=2, ensure_ascii=False))
 
 
 def table(title: str, *columns: str, right: tuple[str, ...] = ()) -> Table:
@@ -50,6 +51,15 @@ def table(title: str, *columns: str, right: tuple[str, ...] = ()) -> Table:
     for column in columns:
         result.add_column(column, justify="right" if column in right else "left")
     return result
+
+
+def _finite(value: Any) -> Any:
+    # JSON has no word for NaN and infinity, and Python writes ones that no other program reads.
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _plain(value: Any) -> Any:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from orchestration.cli.console import Json, UserError, console, print_json, table
 from orchestration.settings import load_settings
+
+if TYPE_CHECKING:
+    import duckdb
+    from duckdb import DuckDBPyConnection
 
 
 def sql(
@@ -16,7 +20,7 @@ def sql(
     how: Annotated[
         bool, typer.Option("--how", help="Print the line that attaches the lake elsewhere.")
     ] = False,
-    limit: Annotated[int, typer.Option(help="Rows to show; 0 shows all.")] = 50,
+    limit: Annotated[int, typer.Option(min=0, help="Rows to show; 0 shows all.")] = 50,
     as_json: Json = False,
 ) -> None:
     """Ask the lake, read-only, also while the pipeline writes.
@@ -39,7 +43,7 @@ def sql(
         try:
             _show(connection.execute(query), limit, as_json=as_json)
         except duckdb.Error as error:
-            raise UserError(_first_lines(error)) from None
+            raise UserError(_first_lines(error) + _not_built(connection, error)) from None
         return
     console.print("Read-only SQL on the lake. Empty line or Ctrl-D leaves.", style="dim")
     while line := _ask():
@@ -60,7 +64,21 @@ def _first_lines(error: Exception) -> str:
     return "\n".join(str(error).splitlines()[:6])
 
 
-def _show(result: Any, limit: int, *, as_json: bool) -> None:
+def _not_built(connection: DuckDBPyConnection, error: duckdb.Error) -> str:
+    import duckdb
+
+    if not isinstance(error, duckdb.CatalogException):
+        return ""
+    try:
+        connection.execute("select 1 from build_watermarks")
+    except duckdb.CatalogException:
+        return "\nNothing was built in this home yet: signalbox load, then signalbox build."
+    return ""
+
+
+def _show(result: DuckDBPyConnection | None, limit: int, *, as_json: bool) -> None:
+    if result is None or result.description is None:
+        raise UserError('There is no query; write for example "select * from churn_scores".')
     columns = [name for name, *_ in result.description]
     rows = result.fetchall() if limit == 0 or as_json else result.fetchmany(limit + 1)
     if as_json:

@@ -132,8 +132,9 @@ def build(
                 progress.update(task, completed=len(done))
     counts: dict[str, int] = {}
     for unique_id in done:
-        kind = unique_id.split(".")[0]
-        counts[kind] = counts.get(kind, 0) + 1
+        kind = unique_id.split(".")[0].replace("_", " ")
+        if kind != "operation":  # hooks: housekeeping, nothing that a user named
+            counts[kind] = counts.get(kind, 0) + 1
     if as_json:
         print_json({"built": counts})
         return

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
+from dbt.cli.main import dbtRunner
 from dbt_streams import NOW, stream
 from dbt_warehouse import Warehouse
 
@@ -21,6 +24,31 @@ def test_unit_tests_and_data_tests_pass(warehouse: Warehouse) -> None:
     results = warehouse.dbt("build", as_of=NOW).results
     kinds = {result.node.resource_type.value for result in results}
     assert {"seed", "model", "test", "unit_test"} <= kinds
+
+
+def test_in_dev_the_models_that_are_not_built_there_are_productions(
+    warehouse: Warehouse, tmp_path: Path
+) -> None:
+    warehouse.load(stream(3))
+    warehouse.dbt("seed")
+    warehouse.dbt("run", "--select", "@churn_risk_rose", as_of=NOW)
+    dev = {"type": "duckdb", "path": str(warehouse.path), "schema": "dev_ada", "threads": 1}
+    profiles = {"signalbox": {"target": "dev", "outputs": {"dev": dev}}}
+    (tmp_path / "profiles.yml").write_text(json.dumps(profiles))
+
+    outcome = dbtRunner().invoke(
+        [
+            *("build", "--select", "churn_risk_rose+", "--exclude", "test_type:unit", "--quiet"),
+            *("--project-dir", str(warehouse.project), "--profiles-dir", str(tmp_path)),
+            *("--target-path", str(tmp_path / "dev"), "--log-path", str(tmp_path / "dev")),
+        ]
+    )
+
+    assert outcome.success, outcome.exception
+    theirs = warehouse.table("churn_risk_rose")
+    assert warehouse.query("select * from dev_ada.churn_risk_rose order by all") == theirs
+    built = "select table_name from information_schema.tables where table_schema = 'dev_ada'"
+    assert ("churn_scores_daily",) not in warehouse.query(built)
 
 
 def test_every_model_and_column_is_described(warehouse: Warehouse) -> None:

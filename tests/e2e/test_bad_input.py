@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,14 @@ CASES = {
     "a file that is not there": (["import", "no-such.jsonl"], {}, "no-such.jsonl"),
     "a table without a mapping": (["import", "orders.csv"], {}, "mapping"),
     "wrong SQL": (["sql", "select * from nowhere"], {}, "nowhere"),
+    "a mapping with a misspelt key": (
+        ["import", "orders.csv", "--mapping", "mapping.yaml"],
+        {},
+        "user_id",
+    ),
+    "SQL before anything was built": (["sql", "select * from customers"], {}, "signalbox build"),
+    "no SQL at all": (["sql", ""], {}, "no query"),
+    "a time that is none": (["build", "--as-of", "yesterday"], {}, "2011-12-10"),
     "SQL that writes": (["sql", "drop table raw.events"], {}, "read"),
     "a sync that does not exist": (["sync", "salesforce__everything"], {}, "hubspot__"),
 }
@@ -44,6 +53,7 @@ def test_the_message_says_what_to_do(
     args, env, said = CASES[name]
     monkeypatch.chdir(tmp_path)
     (tmp_path / "orders.csv").write_text("order,total\n1,2\n")
+    (tmp_path / "mapping.yaml").write_text("event: Ordered\ntimestamp: now()\nuserid: order\n")
     done = run(home, *args, **env)
     assert done.returncode == 1, done.stdout + done.stderr
     assert said in done.stderr
@@ -58,6 +68,15 @@ def test_a_truncated_archive_says_where_it_ends(home: Path, tmp_path: Path) -> N
     done = run(home, "import", str(tmp_path / "cut.jsonl.gz"))
     assert done.returncode == 1
     assert "cut.jsonl.gz" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_port_that_is_taken_is_named(home: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = run(home, "collect", SIGNALBOX_COLLECTOR_PORT=port)
+    assert done.returncode == 1
+    assert port in done.stderr
     assert "Traceback" not in done.stderr
 
 

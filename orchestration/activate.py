@@ -78,16 +78,15 @@ def destinations() -> list[str]:
     return available()
 
 
-def describe(settings: Settings, name: str) -> str:
-    """Where a destination sends to.
+def is_live(settings: Settings, name: str) -> bool:
+    """Whether a destination sends to its vendor, and not to the sandbox.
 
     Raises:
         Fatal: its settings are incomplete; the message names the variables.
     """
     from syncs.destinations import load, resolve
 
-    target = resolve(load(name), *_sandbox(settings), env_file=ENV_FILE)
-    return "no credentials set: the sandbox" if target.sandbox else "credentials are set"
+    return not resolve(load(name), *_sandbox(settings), env_file=ENV_FILE).sandbox
 
 
 def serve_sandbox(settings: Settings) -> None:

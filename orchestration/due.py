@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,14 +11,6 @@ from orchestration.settings import Settings
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
-
-
-@dataclass(frozen=True)
-class Deliveries:
-    """Actions in the ledger that may be sent now."""
-
-    count: int
-    latest_update: str
 
 
 def fallen_due(settings: Settings) -> datetime | None:
@@ -40,20 +31,19 @@ def fallen_due(settings: Settings) -> datetime | None:
     return row[0] if row else None
 
 
-def deliveries(settings: Settings) -> Deliveries:
-    """How many deliveries are due."""
+def deliveries(settings: Settings) -> int:
+    """How many actions of the ledger may be sent now."""
     import psycopg2
 
     connection = psycopg2.connect(postgres.start(settings).ledger)
     try:
         with connection.cursor() as cursor:
             cursor.execute(
-                "select count(*), coalesce(max(updated_at)::text, '') from actions "
-                "where state in ('planned', 'retrying') "
+                "select count(*) from actions where state in ('planned', 'retrying') "
                 "and coalesce(next_attempt_at, now()) <= now()"
             )
-            count, latest = cursor.fetchone() or (0, "")
-            return Deliveries(count, latest)
+            row = cursor.fetchone()
+            return int(row[0]) if row else 0
     finally:
         connection.close()
 

@@ -134,7 +134,11 @@ def doctor(settings: Settings) -> list[dict[str, str]]:
     for destination in activate.destinations():
         check(
             f"destination {destination}",
-            lambda name=destination: activate.describe(settings, name),  # type: ignore[misc]
+            lambda name=destination: (  # type: ignore[misc]
+                "credentials are set"
+                if activate.is_live(settings, name)
+                else "no credentials set: the sandbox"
+            ),
         )
     return checks
 

@@ -87,15 +87,15 @@ def new_events(context: SensorEvaluationContext) -> SensorResult | SkipReason:
 )
 def due_deliveries(context: SensorEvaluationContext) -> SensorResult | SkipReason:
     """Asks the ledger; leaves it to a micro-batch under way, which sends what is due as well."""
-    for job in (jobs.DELIVER, jobs.MICRO_BATCH):
-        if (last := _last(context.instance, job)) and _under_way(last):
+    runs = {job: _last(context.instance, job) for job in (jobs.MICRO_BATCH, jobs.DELIVER)}
+    for job, last in runs.items():
+        if last and _under_way(last):
             return SkipReason(f"{job} is running and sends what is due.")
-    waiting = due.deliveries(load_settings())
-    if not waiting.count:
+    if not due.deliveries(load_settings()):
         return SkipReason("No delivery is due.")
-    return SensorResult(
-        run_requests=[RunRequest(run_key=f"due-{waiting.count}-{waiting.latest_update}")]
-    )
+    last = runs[jobs.DELIVER]
+    key = f"after-{last.dagster_run.run_id}" if last else "first"
+    return SensorResult(run_requests=[RunRequest(run_key=key)])
 
 
 def build_source_sensor(settings: Settings) -> SensorDefinition:

@@ -126,14 +126,14 @@ def _accept(server: socket.socket, settings: Settings) -> None:
     with client:
         client.settimeout(5)
         try:
-            message = json.loads(client.makefile().read())
-        except (OSError, ValueError):
-            return  # a client that went away asks for nothing
+            run_id = str(json.loads(client.makefile().read())["run_id"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return  # a client that went away, or is not the launcher, asks for nothing
         pid = os.fork()
         if pid == 0:
             server.close()
             client.close()
-            _run(message["run_id"])
+            _run(run_id)
         _runs.add(pid)
         client.sendall(json.dumps({"pid": pid}).encode() + b"\n")
 
@@ -174,7 +174,11 @@ def _reap() -> bool:
 
 def _finish_children() -> None:
     deadline = time.monotonic() + FINISH_SECONDS
-    while _reap() and time.monotonic() < deadline:
+    while _reap():
+        if time.monotonic() > deadline:
+            for pid in _runs:
+                os.kill(pid, signal.SIGINT)  # ends as a run that is terminated in the UI
+            return
         time.sleep(0.1)
 
 

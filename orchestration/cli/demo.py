@@ -45,6 +45,7 @@ def demo(
     Example: [bold]signalbox demo[/], and in a second terminal [bold]signalbox status[/]
     """
     shortened = {name: os.environ.setdefault(name, value) for name, value in SHORTENED.items()}
+    from orchestration import activate
     from orchestration.demo import DemoState
     from orchestration.settings import load_settings
 
@@ -55,6 +56,11 @@ def demo(
         raise UserError(
             f"{settings.home} holds events that are not the demo's. Run the demo in a home of its "
             "own: SIGNALBOX_HOME=.signalbox-demo signalbox demo"
+        )
+    if live := [name for name in activate.destinations() if activate.is_live(settings, name)]:
+        raise UserError(
+            f"Credentials are set for {', '.join(live)}, and made-up customers must not reach a "
+            "real account. Run the demo without them (move .env away, unset SIGNALBOX_*)."
         )
     state = DemoState.open(state_file, seed=seed, customers=customers)
     console.print(

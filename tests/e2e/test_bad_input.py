@@ -84,3 +84,9 @@ def test_half_of_a_destinations_credentials_is_refused(home: Path) -> None:
     done = run(home, "doctor", SIGNALBOX_WEBHOOK_BASE_URL="https://hooks.example.com")
     assert done.returncode == 1
     assert "SIGNALBOX_WEBHOOK_SECRET" in done.stdout
+
+
+def test_the_demo_does_not_touch_a_real_account(home: Path) -> None:
+    done = run(home, "demo", SIGNALBOX_HUBSPOT_TOKEN="pat-real")
+    assert done.returncode == 1
+    assert "Credentials are set for hubspot" in done.stderr

@@ -2,7 +2,8 @@
 
 A fork has its own memory, its own connections and its own end: a run that leaks, crashes or is
 terminated takes nothing with it, and the interpreter start and imports (seconds) are paid once.
-The process itself opens no connection and starts no thread, which is what makes forking safe.
+The process itself keeps no connection open and runs no Python thread but its own, which is what
+makes forking safe.
 
 Protocol: one JSON document per connection on a Unix socket, `{"run_id": …}`; the answer is
 `{"pid": n}`.

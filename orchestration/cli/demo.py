@@ -51,16 +51,16 @@ def demo(
 
     console.quiet = as_json
     settings = load_settings()
+    if live := [name for name in activate.destinations() if activate.is_live(settings, name)]:
+        raise UserError(
+            f"Credentials are set for {', '.join(live)}, and made-up customers must not reach a "
+            "real account. Run the demo without them (move .env away, unset SIGNALBOX_*)."
+        )
     state_file = settings.home / "demo" / "state.json"
     if not state_file.exists() and _has_data(settings):
         raise UserError(
             f"{settings.home} holds events that are not the demo's. Run the demo in a home of its "
             "own: SIGNALBOX_HOME=.signalbox-demo signalbox demo"
-        )
-    if live := [name for name in activate.destinations() if activate.is_live(settings, name)]:
-        raise UserError(
-            f"Credentials are set for {', '.join(live)}, and made-up customers must not reach a "
-            "real account. Run the demo without them (move .env away, unset SIGNALBOX_*)."
         )
     state = DemoState.open(state_file, seed=seed, customers=customers)
     console.print(

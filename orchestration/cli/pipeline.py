@@ -106,9 +106,15 @@ def build(
 
     from orchestration import lake, warehouse
     from orchestration.assets import models
+    from orchestration.supervisor import port_answers
 
     settings = load_settings()
     moment = _moment(as_of) if as_of else None
+    if moment and port_answers(settings.host, settings.dagster_port):
+        raise UserError(
+            "Dagster is serving, and its micro-batches would act on models that look from the "
+            "past. Stop `signalbox up` first, or use another home and SIGNALBOX_DAGSTER_PORT."
+        )
     args = ["--select", *select.split()] if select else []
     args += ["--full-refresh"] if full_refresh or moment else []
     args += [] if tests else ["--exclude-resource-type", "test", "unit_test"]

@@ -35,7 +35,7 @@ bench: install
 	$(BIN)/python -m benchmarks
 
 lock:
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --group dev --generate-hashes \
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --group dev --generate-hashes \
 		--no-emit-index-url --no-header --no-annotate pyproject.toml --output-file requirements.lock
 
 clean:

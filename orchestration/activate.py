@@ -10,6 +10,7 @@ from orchestration import dbt, lake, postgres, warehouse
 from orchestration.settings import ENV_FILE, Settings
 
 if TYPE_CHECKING:
+    from syncs.destinations import Sandbox
     from syncs.push import Pusher
     from syncs.report import SyncReport
     from syncs.spec import SyncSpec
@@ -86,7 +87,7 @@ def is_live(settings: Settings, name: str) -> bool:
     """
     from syncs.destinations import load, resolve
 
-    return not resolve(load(name), *_sandbox(settings), env_file=ENV_FILE).sandbox
+    return not resolve(load(name), _sandbox(settings), env_file=ENV_FILE).sandbox
 
 
 def serve_sandbox(settings: Settings) -> None:
@@ -102,19 +103,24 @@ def serve_sandbox(settings: Settings) -> None:
 
 
 def _pusher(settings: Settings) -> Pusher:
-    return _kept_pusher(postgres.start(settings).ledger, *_sandbox(settings))
+    return _kept_pusher(postgres.start(settings).ledger, _sandbox(settings))
 
 
 @lru_cache(maxsize=2)
-def _kept_pusher(ledger_url: str, sandbox_url: str, sandbox_smtp: str) -> Pusher:
+def _kept_pusher(ledger_url: str, sandbox: Sandbox) -> Pusher:
     # Kept, because it remembers each destination's pace and failures.
     from syncs.ledger import Ledger
     from syncs.push import Pusher
 
-    return Pusher(
-        Ledger(ledger_url), sandbox_url=sandbox_url, sandbox_smtp=sandbox_smtp, env_file=ENV_FILE
+    return Pusher(Ledger(ledger_url), sandbox=sandbox, env_file=ENV_FILE)
+
+
+def _sandbox(settings: Settings) -> Sandbox:
+    from syncs.destinations import Sandbox
+
+    return Sandbox(
+        url=settings.sandbox_url,
+        smtp=f"{settings.host}:{settings.sandbox_smtp_port}",
+        postgres=postgres.start(settings).sandbox,
+        directory=str(settings.home / "sandbox" / "files"),
     )
-
-
-def _sandbox(settings: Settings) -> tuple[str, str]:
-    return settings.sandbox_url, f"{settings.host}:{settings.sandbox_smtp_port}"

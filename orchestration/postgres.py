@@ -1,6 +1,7 @@
 """The one Postgres: embedded by default, yours by `SIGNALBOX_POSTGRES_URL`.
 
-It holds three databases: the lake's catalog, the delivery ledger, Dagster's storage.
+It holds the lake's catalog, the delivery ledger, Dagster's storage, and a database that stands in
+for a destination's.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from sqlalchemy.engine import URL, make_url
 
 from orchestration.settings import Settings
 
-DATABASES = ("signalbox_lake", "signalbox_ledger", "signalbox_dagster")
+DATABASES = ("signalbox_lake", "signalbox_ledger", "signalbox_dagster", "signalbox_sandbox")
 
 READER = "signalbox_reader"
 
@@ -27,7 +28,7 @@ class PostgresUnavailable(Exception):
 
 @dataclass(frozen=True)
 class Postgres:
-    """URLs (`postgresql://…`) of the three databases, all of which exist.
+    """URLs (`postgresql://…`) of the databases, all of which exist.
 
     `lake_reader` is the catalog for a role that may only read. On a server of your own it is the
     same as `lake`: roles are yours to grant there.
@@ -36,6 +37,7 @@ class Postgres:
     lake: str
     ledger: str
     dagster: str
+    sandbox: str
     lake_reader: str
 
 
@@ -62,9 +64,9 @@ def _start(given: str | None, home: str) -> Postgres:
             f"{str(error).strip()}. Check SIGNALBOX_POSTGRES_URL, or unset it to use the embedded "
             "server."
         ) from None
-    lake, ledger, dagster = (_with_database(server, name) for name in DATABASES)
+    lake, ledger, dagster, sandbox = (_with_database(server, name) for name in DATABASES)
     reader = lake if given else _with_database(server.set(username=READER), DATABASES[0])
-    return Postgres(lake, ledger, dagster, reader)
+    return Postgres(lake, ledger, dagster, sandbox, reader)
 
 
 def _with_database(server: URL, database: str) -> str:

@@ -33,10 +33,10 @@ MAX_RETRY_AFTER = 3600.0
 
 
 class Http:
-    """POSTs to destinations. Safe to share between threads.
+    """Requests to destinations. Safe to share between threads.
 
-    `post` returns the answer to a 2xx and otherwise raises Retryable, Unanswered, Rejected or
-    Fatal.
+    Each method returns the answer to a 2xx and otherwise raises Retryable, Unanswered, Rejected
+    or Fatal.
     """
 
     def __init__(self, timeouts: tuple[float, float] = TIMEOUTS, pool_size: int = 16) -> None:
@@ -50,8 +50,9 @@ class Http:
         for session in (self._proxied, self._direct, self._guarded):
             session.close()
 
-    def post(
+    def request(
         self,
+        method: str,
         url: str,
         *,
         json: Any = None,
@@ -69,7 +70,8 @@ class Http:
             headers = {"Content-Type": "application/json", **(headers or {})}
         session = self._session_for(host, public_only)
         try:
-            response = session.post(
+            response = session.request(
+                method,
                 url,
                 data=data,
                 headers=dict(headers or {}),
@@ -79,6 +81,14 @@ class Http:
         except requests.RequestException as error:
             raise _from_exception(error, host) from None
         return _answer(response, host)
+
+    def post(self, url: str, **options: Any) -> Answer:
+        """`request` with POST."""
+        return self.request("POST", url, **options)
+
+    def get(self, url: str, *, headers: Mapping[str, str] | None = None) -> Answer:
+        """`request` with GET."""
+        return self.request("GET", url, headers=headers)
 
     def _session_for(self, host: str, public_only: bool) -> requests.Session:
         if public_only:

@@ -18,7 +18,7 @@ import msgspec
 from sqlalchemy.exc import SQLAlchemyError
 
 from syncs import destinations, templates
-from syncs.destinations import Destination
+from syncs.destinations import Destination, Sandbox
 from syncs.http import Http
 from syncs.ledger import Action, Batch, Ledger, SyncBusy, Worker, backoff
 from syncs.pacing import Lane
@@ -70,21 +70,20 @@ class Paused(SyncError):
 class Pusher:
     """Runs syncs. Keep one per process: it remembers each destination's pace and failures.
 
-    `sandbox_url` and `sandbox_smtp` are where destinations without credentials go.
+    `sandbox` is where destinations without credentials deliver.
     """
 
     def __init__(
         self,
         ledger: Ledger,
         *,
-        sandbox_url: str,
-        sandbox_smtp: str,
+        sandbox: Sandbox,
         env_file: Path | None = Path(".env"),
         http: HttpClient | None = None,
         pace: Pace | None = None,
     ) -> None:
         self._ledger = ledger
-        self._sandbox = (sandbox_url, sandbox_smtp)
+        self._sandbox = sandbox
         self._env_file = env_file
         self._http = http or Http()
         self._pace = pace or Pace()
@@ -117,7 +116,7 @@ class Pusher:
         try:
             destination = destinations.load(spec.destination)
             target = destinations.aim(
-                destinations.resolve(destination, *self._sandbox, env_file=self._env_file),
+                destinations.resolve(destination, self._sandbox, env_file=self._env_file),
                 object_name=spec.object,
                 key=spec.key,
             )

@@ -102,7 +102,8 @@ class Row:
     """One row on its way out.
 
     `fields` holds exactly the sync model's columns but the control columns. `action_key` is the
-    same for every attempt of the same action, so it serves as idempotency key.
+    same for every attempt of the same action, so it serves as idempotency key. `leave` is true
+    where a mirrored audience loses this row; all rows of one push agree on it.
     """
 
     action_key: str
@@ -111,6 +112,7 @@ class Row:
     customer_id: str | None = None
     fired_at: str | None = None
     message: Message | None = None
+    leave: bool = False
 
 
 SettingsT = TypeVar("SettingsT")
@@ -138,6 +140,17 @@ class Answer:
 class HttpClient(Protocol):
     """What a destination may ask of HTTP. Raises the three errors, never its library's own."""
 
+    def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        json: Any = None,
+        data: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        public_only: bool = False,
+    ) -> Answer: ...
+
     def post(
         self,
         url: str,
@@ -147,6 +160,8 @@ class HttpClient(Protocol):
         headers: Mapping[str, str] | None = None,
         public_only: bool = False,
     ) -> Answer: ...
+
+    def get(self, url: str, *, headers: Mapping[str, str] | None = None) -> Answer: ...
 
 
 def mask(text: str, *, fields: Mapping[str, Any] | None = None, secrets: Iterable[str] = ()) -> str:

@@ -104,6 +104,7 @@ BATCH_SIZE = 1
 RATE = 10.0
 CREDENTIALS = ("base_url",)
 SANDBOX = {"base_url": "{url}/toybox"}
+API_VERSION = "1"
 
 
 class Settings(BaseSettings):
@@ -118,6 +119,10 @@ def push(rows, target, http):
         )
         for row in rows
     ]
+
+
+def check(target, http):
+    return str(http.get(f"{target.settings.base_url}/lid").body)
 """
 
 VENDOR = """
@@ -274,7 +279,7 @@ def test_a_new_destination_and_its_stand_in_are_one_file_each(
     assert (spec.object, spec.mode, spec.fields) == ("toy_lost", "message", ("toy",))
     destination = destinations.load(spec.destination)
     with background(tmp_path / "sandbox") as address:
-        target = destinations.resolve(destination, address.url, "127.0.0.1:1", env_file=None)
+        target = destinations.resolve(destination, destinations.Sandbox(address.url), env_file=None)
         target = destinations.aim(target, object_name=spec.object, key=spec.key)
         http = Http()
         (result,) = destination.push([Row("k1", "t1", {"toy": "bear"})], target, http)

@@ -15,9 +15,37 @@ from pydantic_settings import BaseSettings
 from syncs.results import Fatal, HttpClient, Row, RowResult, Target
 
 #: What a destination file must define.
-_REQUIRED = ("MODES", "BATCH_SIZE", "RATE", "CREDENTIALS", "SANDBOX", "Settings", "push")
+_REQUIRED = (
+    "MODES",
+    "BATCH_SIZE",
+    "RATE",
+    "CREDENTIALS",
+    "SANDBOX",
+    "API_VERSION",
+    "Settings",
+    "push",
+    "check",
+)
 
 Push = Callable[[Sequence[Row], Target[Any], HttpClient], list[RowResult]]
+
+#: A harmless call that shows whether the credentials work: one line on whom they belong to.
+#: Raises the errors of `syncs.results`.
+Check = Callable[[Target[Any], HttpClient], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Sandbox:
+    """Where destinations without credentials deliver. Empty: that kind of stand-in is not there.
+
+    `url` is like http://127.0.0.1:8090, `smtp` like 127.0.0.1:8025, `postgres` a URL of a database
+    of its own, `directory` a folder for files.
+    """
+
+    url: str = ""
+    smtp: str = ""
+    postgres: str = ""
+    directory: str = ""
 
 
 @dataclass(frozen=True)
@@ -32,6 +60,9 @@ class Destination:
     sandbox: dict[str, str]  # settings that point it at the sandbox
     settings: type[BaseSettings]
     push: Push
+    check: Check
+    api_version: str  # of the vendor's API, as the vendor names it
+    batch_bytes: int | None  # of the payloads of one request; None: no limit of its own
     objects: frozenset[str]  # empty: any
     required_columns: frozenset[str]
     template_required: bool
@@ -61,6 +92,9 @@ def load(name: str) -> Destination:
         sandbox=dict(module.SANDBOX),
         settings=module.Settings,
         push=module.push,
+        check=module.check,
+        api_version=str(module.API_VERSION),
+        batch_bytes=getattr(module, "BATCH_BYTES", None),
         objects=frozenset(getattr(module, "OBJECTS", ())),
         required_columns=frozenset(getattr(module, "REQUIRED_COLUMNS", ())),
         template_required=bool(getattr(module, "TEMPLATE_REQUIRED", False)),
@@ -70,16 +104,11 @@ def load(name: str) -> Destination:
 
 
 def resolve(
-    destination: Destination,
-    sandbox_url: str,
-    sandbox_smtp: str,
-    *,
-    env_file: Path | None = Path(".env"),
+    destination: Destination, sandbox: Sandbox, *, env_file: Path | None = Path(".env")
 ) -> Target[Any]:
     """The live target when its credentials are set, the sandbox when none of its settings is.
 
-    `sandbox_url` is like http://127.0.0.1:8090, `sandbox_smtp` like 127.0.0.1:8025. Raises Fatal
-    naming the missing variables when only a part is set.
+    Raises Fatal naming the missing variables when only a part is set.
     """
     try:
         settings = _read(destination, env_file)
@@ -102,13 +131,19 @@ def resolve(
             f"{destination.name}: set {lacking} as well (found {given}), "
             "or remove them all to use the sandbox"
         )
-    return sandbox_target(destination, sandbox_url, sandbox_smtp)
+    return sandbox_target(destination, sandbox)
 
 
-def sandbox_target(destination: Destination, sandbox_url: str, sandbox_smtp: str) -> Target[Any]:
+def sandbox_target(destination: Destination, sandbox: Sandbox) -> Target[Any]:
     """The target that points at the sandbox, whatever the environment says."""
-    host, _, port = sandbox_smtp.rpartition(":")
-    place = {"url": sandbox_url.rstrip("/"), "smtp_host": host, "smtp_port": port}
+    host, _, port = sandbox.smtp.rpartition(":")
+    place = {
+        "url": sandbox.url.rstrip("/"),
+        "smtp_host": host,
+        "smtp_port": port,
+        "postgres": sandbox.postgres,
+        "directory": sandbox.directory,
+    }
     values: dict[str, Any] = {
         name: value.format(**place) for name, value in destination.sandbox.items()
     }

@@ -16,6 +16,7 @@ from syncs.results import HttpClient, Row, RowResult, Target
 MODES = {"upsert", "update_only"}
 OBJECTS = {"contacts"}
 BATCH_SIZE = 100
+API_VERSION = "crm/v3"
 RATE = 8.0  # a private app may send 100 requests in 10 seconds, reads included
 CREDENTIALS = ("token",)
 SANDBOX = {"token": "sandbox", "base_url": "{url}/hubspot"}
@@ -35,18 +36,27 @@ class Settings(BaseSettings):
 def push(rows: Sequence[Row], target: Target[Settings], http: HttpClient) -> list[RowResult]:
     if not rows:
         return []
-    token = target.settings.token
-    assert token is not None
     answer = http.post(
         f"{target.settings.base_url}/crm/v3/objects/{target.object}/batch/upsert",
         json={"inputs": [_input(row, number, target.key) for number, row in enumerate(rows)]},
-        headers={"Authorization": f"Bearer {token.get_secret_value()}"},
+        headers=_authorization(target.settings),
     )
     body = answer.body if isinstance(answer.body, dict) else {}
     errors = body.get("errors") or []
     if not errors and not body.get("numErrors"):
         return [RowResult.delivered(answer.status_code) for _ in rows]
     return _partial(rows, body, errors, answer.status_code)
+
+
+def check(target: Target[Settings], http: HttpClient) -> str:
+    url = f"{target.settings.base_url}/account-info/v3/details"
+    body = http.get(url, headers=_authorization(target.settings)).body
+    return f"account {body['portalId']}" if isinstance(body, dict) else "an account"
+
+
+def _authorization(settings: Settings) -> dict[str, str]:
+    assert settings.token is not None
+    return {"Authorization": f"Bearer {settings.token.get_secret_value()}"}
 
 
 def _input(row: Row, number: int, key: str) -> dict[str, Any]:

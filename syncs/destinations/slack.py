@@ -15,6 +15,7 @@ from syncs.results import Fatal, HttpClient, Retryable, Row, RowResult, Target, 
 
 MODES = {"message"}
 BATCH_SIZE = 1
+API_VERSION = "web api"  # Slack's methods carry no version
 RATE = 1.0  # Slack takes about one message a second per channel
 CREDENTIALS = ("token",)
 SANDBOX = {"token": "sandbox", "base_url": "{url}/slack"}
@@ -60,8 +61,26 @@ def push(rows: Sequence[Row], target: Target[Settings], http: HttpClient) -> lis
     return [_post(row, target.settings, http) for row in rows]
 
 
+def check(target: Target[Settings], http: HttpClient) -> str:
+    answer = http.post(
+        f"{target.settings.base_url}/api/auth.test", headers=_headers(target.settings)
+    )
+    body: dict[str, Any] = answer.body if isinstance(answer.body, dict) else {}
+    if body.get("ok") is not True:
+        raise Fatal(f"Slack refuses the token: {body.get('error') or 'not ok'}")
+    return f"{body.get('user')} in {body.get('team')}"
+
+
+def _headers(settings: Settings) -> dict[str, str]:
+    assert settings.token is not None
+    return {
+        "Authorization": f"Bearer {settings.token.get_secret_value()}",
+        "Content-Type": "application/json; charset=utf-8",
+    }
+
+
 def _post(row: Row, settings: Settings, http: HttpClient) -> RowResult:
-    assert settings.token is not None and row.message is not None
+    assert row.message is not None
     answer = http.post(
         f"{settings.base_url}/api/chat.postMessage",
         json={
@@ -69,10 +88,7 @@ def _post(row: Row, settings: Settings, http: HttpClient) -> RowResult:
             "text": row.message.text,
             "unfurl_links": False,
         },
-        headers={
-            "Authorization": f"Bearer {settings.token.get_secret_value()}",
-            "Content-Type": "application/json; charset=utf-8",
-        },
+        headers=_headers(settings),
     )
     body: dict[str, Any] = answer.body if isinstance(answer.body, dict) else {}
     if body.get("ok") is True:

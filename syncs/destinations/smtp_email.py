@@ -28,6 +28,7 @@ SANDBOX = {
 }
 REQUIRED_COLUMNS = {"to_email"}
 TEMPLATE_REQUIRED = True
+API_VERSION = "RFC 5321"
 TIMEOUT = 20.0  # seconds, for each step of the conversation
 
 
@@ -68,6 +69,13 @@ def push(rows: Sequence[Row], target: Target[Settings], http: HttpClient) -> lis
         # Whatever the server says to the farewell, the mail's fate is already known.
         with contextlib.suppress(OSError, smtplib.SMTPException):
             server.quit()
+
+
+def check(target: Target[Settings], http: HttpClient) -> str:
+    server = _connect(target.settings)
+    with contextlib.suppress(OSError, smtplib.SMTPException):
+        server.quit()
+    return f"{target.settings.host}, logged in as {target.settings.user or 'nobody'}"
 
 
 def compose(row: Row, settings: Settings) -> EmailMessage:

@@ -21,6 +21,7 @@ from syncs.results import Fatal, HttpClient, Row, RowResult, Target
 
 MODES = {"message"}
 BATCH_SIZE = 1
+API_VERSION = "Standard Webhooks 1"
 RATE = 50.0
 CREDENTIALS = ("base_url", "secret")
 SANDBOX = {
@@ -49,6 +50,13 @@ class Settings(BaseSettings):
 
 def push(rows: Sequence[Row], target: Target[Settings], http: HttpClient) -> list[RowResult]:
     return [_post(row, target, http) for row in rows]
+
+
+def check(target: Target[Settings], http: HttpClient) -> str:
+    """Signs, and sends nothing: a receiver may act on whatever reaches it."""
+    assert target.settings.secret is not None
+    sign(target.settings.secret.get_secret_value(), "check", "0", b"")
+    return f"{urlsplit(target.settings.base_url or '').hostname}, secret usable (not called)"
 
 
 def _post(row: Row, target: Target[Settings], http: HttpClient) -> RowResult:

@@ -11,6 +11,7 @@ from typing import Any
 
 import duckdb
 
+from syncs.destinations import Sandbox
 from syncs.http import Http
 from syncs.ledger import Ledger
 from syncs.push import Pace, Pusher
@@ -98,8 +99,7 @@ FAST = Pace(
 def make_pusher(ledger: Ledger, url: str, smtp: str = "127.0.0.1:1") -> Pusher:
     return Pusher(
         ledger,
-        sandbox_url=url,
-        sandbox_smtp=smtp,
+        sandbox=Sandbox(url=url, smtp=smtp),
         env_file=None,
         http=Http(timeouts=(2.0, 2.0)),
         pace=FAST,

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from syncs_support import Reply, Vendor
 
 from syncs import destinations
-from syncs.destinations import aim, sandbox_target
+from syncs.destinations import Sandbox, aim, sandbox_target
 from syncs.http import Http
 from syncs.results import Fatal, Rejected, Retryable, RowResult, Unanswered, mask
 
@@ -37,7 +37,7 @@ def http() -> Any:
 
 def push(name: str, vendor: Vendor, http: Http, rows: list[Any] | None = None) -> list[RowResult]:
     case, destination = case_of(name), destinations.load(name)
-    target = sandbox_target(destination, vendor.url, "127.0.0.1:1")
+    target = sandbox_target(destination, Sandbox(vendor.url, "127.0.0.1:1"))
     target = aim(target, object_name=case.OBJECT, key=case.KEY)
     return destination.push(case.ROWS if rows is None else rows, target, http)
 
@@ -109,7 +109,7 @@ def test_refused_credentials_need_a_person_and_name_no_secret(
 ) -> None:
     vendor.play(Reply(401, {"error": "bad token"}))
     case, destination = case_of(name), destinations.load(name)
-    target = sandbox_target(destination, vendor.url, "127.0.0.1:1")
+    target = sandbox_target(destination, Sandbox(vendor.url, "127.0.0.1:1"))
     secret = "whsec_czNjcjN0LXZhbHVl"
     fields = type(target.settings).model_fields
     held = {
@@ -189,7 +189,7 @@ def test_webhook_refuses_private_addresses(
     case = case_of("webhook")
 
     def send() -> list[RowResult]:
-        target = destinations.resolve(destination, vendor.url, "127.0.0.1:1", env_file=None)
+        target = destinations.resolve(destination, Sandbox(vendor.url), env_file=None)
         assert not target.sandbox
         return destination.push(case.ROWS, aim(target, object_name="x", key="y"), http)
 
@@ -202,7 +202,7 @@ def test_webhook_refuses_private_addresses(
 
 def test_without_credentials_the_sandbox_is_used() -> None:
     target = destinations.resolve(
-        destinations.load("hubspot"), "http://127.0.0.1:8090/", "127.0.0.1:8025", env_file=None
+        destinations.load("hubspot"), Sandbox("http://127.0.0.1:8090/"), env_file=None
     )
     assert target.sandbox
     assert target.settings.base_url == "http://127.0.0.1:8090/hubspot"
@@ -211,11 +211,11 @@ def test_without_credentials_the_sandbox_is_used() -> None:
 def test_half_of_the_credentials_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIGNALBOX_SMTP_EMAIL_HOST", "mail.shop.example")
     with pytest.raises(Fatal, match="SIGNALBOX_SMTP_EMAIL_FROM_ADDRESS"):
-        destinations.resolve(destinations.load("smtp_email"), "http://x", "y:1", env_file=None)
+        destinations.resolve(destinations.load("smtp_email"), Sandbox(), env_file=None)
     monkeypatch.setenv("SIGNALBOX_SMTP_EMAIL_FROM_ADDRESS", "a@shop.example")
     monkeypatch.setenv("SIGNALBOX_SMTP_EMAIL_PASSWORD", "hunter22")
     with pytest.raises(Fatal, match="belong together") as caught:
-        destinations.resolve(destinations.load("smtp_email"), "http://x", "y:1", env_file=None)
+        destinations.resolve(destinations.load("smtp_email"), Sandbox(), env_file=None)
     assert "hunter22" not in str(caught.value)
 
 

@@ -323,6 +323,7 @@ BATCH_SIZE = 2
 RATE = 100.0
 CREDENTIALS = ("base_url",)
 SANDBOX = {"base_url": "{url}/toy"}
+API_VERSION = "1"
 
 
 class Settings(BaseSettings):
@@ -333,6 +334,10 @@ class Settings(BaseSettings):
 def push(rows, target, http):
     answer = http.post(target.settings.base_url, json=[dict(row.fields) for row in rows])
     return [RowResult.delivered(answer.status_code) for _ in rows]
+
+
+def check(target, http):
+    return "a toy"
 """
     )
     monkeypatch.setattr(destinations, "__path__", [*destinations.__path__, str(tmp_path)])

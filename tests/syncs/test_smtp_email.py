@@ -57,7 +57,9 @@ async def _serve(controller: Controller) -> None:
 
 def push(port: int, rows: list[Row] = ROWS, **settings: Any) -> list[RowResult]:
     destination = destinations.load("smtp_email")
-    target = destinations.sandbox_target(destination, "http://x", f"127.0.0.1:{port}")
+    target = destinations.sandbox_target(
+        destination, destinations.Sandbox(smtp=f"127.0.0.1:{port}")
+    )
     target = destinations.replace(target, settings=target.settings.model_copy(update=settings))
     return destination.push(rows, target, Http())
 

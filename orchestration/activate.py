@@ -108,7 +108,7 @@ def _pusher(settings: Settings) -> Pusher:
 
 @lru_cache(maxsize=2)
 def _kept_pusher(ledger_url: str, sandbox: Sandbox) -> Pusher:
-    # Kept, because it remembers each destination's pace and failures.
+    # Kept, because it keeps its connections.
     from syncs.ledger import Ledger
     from syncs.push import Pusher
 

@@ -128,6 +128,15 @@ sync_runs = sa.Table(
     sa.Column("finished_at", _moment, nullable=False, server_default=sa.func.now()),
 )
 
+lanes = sa.Table(
+    "lanes",
+    _metadata,
+    sa.Column("lane", sa.Text, primary_key=True),
+    sa.Column("turn_at", _moment),
+    sa.Column("held_until", _moment),
+    sa.Column("failed", sa.Integer, nullable=False),
+)
+
 ledger_info = sa.Table(
     "ledger_info",
     _metadata,
@@ -192,6 +201,11 @@ class Ledger:
             # An intent that is not on disk is not an intent, whatever the server's default.
             connect_args={"options": "-c synchronous_commit=on -c timezone=UTC"},
         )
+
+    @property
+    def engine(self) -> sa.Engine:
+        """Connections to the ledger's Postgres."""
+        return self._engine
 
     def close(self) -> None:
         self._engine.dispose()

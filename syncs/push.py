@@ -68,7 +68,7 @@ class Paused(SyncError):
 
 
 class Pusher:
-    """Runs syncs. Keep one per process: it remembers each destination's pace and failures.
+    """Runs syncs. Keep one per process: it reuses connections.
 
     `sandbox` is where destinations without credentials deliver.
     """
@@ -145,7 +145,7 @@ class Pusher:
                             destination,
                             target,
                             self._http,
-                            self._lane(destination),
+                            self._lane(destination, target),
                             self._pace,
                             consent,
                             report,
@@ -199,15 +199,18 @@ class Pusher:
                 reports |= part
         return [reports[spec.name] for spec in specs]
 
-    def _lane(self, destination: Destination) -> Lane:
+    def _lane(self, destination: Destination, target: Target[Any]) -> Lane:
+        name = f"{destination.name} sandbox" if target.sandbox else destination.name
         with self._mutex:
-            if destination.name not in self._lanes:
-                self._lanes[destination.name] = Lane(
+            if name not in self._lanes:
+                self._lanes[name] = Lane(
+                    self._ledger.engine,
+                    name,
                     destination.rate,
                     failures=self._pace.breaker_failures,
                     cooldown=self._pace.breaker_cooldown,
                 )
-            return self._lanes[destination.name]
+            return self._lanes[name]
 
     def _conclude(self, report: SyncReport, started: datetime) -> None:
         log.info("%s: %s %s", report.sync, report.status, report.sent)
@@ -381,7 +384,9 @@ class _Run:
         """One result per row. A refused batch is halved until only the guilty rows are refused."""
         if self.stop is not None:
             return [RowResult.retrying(f"not sent: {self.stop}") for _ in rows]
-        self.lane.take()
+        if closed := self.lane.take():
+            reason = f"not sent: {self._why_held(closed)}"
+            return [RowResult.retrying(reason, retry_after=closed) for _ in rows]
         try:
             results = self.destination.push(rows, self.target, self.http)
             if len(results) != len(rows):

@@ -49,7 +49,7 @@ def run_syncs(
         progress: called with a sync's name, actions done, actions due.
         on_report: called as each sync ends.
     """
-    from syncs.plan import consent_from
+    from syncs.facts import LakeFacts
 
     warehouse.ensure(settings)
     chosen = specs(settings, name)
@@ -57,7 +57,7 @@ def run_syncs(
         return _pusher(settings).run_all(
             chosen,
             connection,
-            consent=consent_from(connection.cursor),
+            facts=LakeFacts(connection.cursor),
             dry_run=dry_run,
             approve=approve,
             retry_budget=retry_budget,

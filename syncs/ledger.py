@@ -30,6 +30,7 @@ import pyarrow.csv
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
+from syncs.policies import Policies, Sent, Verdict
 from syncs.results import RowResult, SyncError
 from syncs.spec import SyncSpec
 
@@ -47,11 +48,12 @@ STATES = (
 #: States in which something is still to be done.
 WAITING = ("planned", "retrying")
 
-VERSION = 1
+VERSION = 2
 
 _SETUP_LOCK = 0x5160_0001
 _WORKER_CLASS = 0x5160_0002
 _SYNC_CLASS = 0x5160_0003
+_CAP_CLASS = 0x5160_0004
 
 _metadata = sa.MetaData()
 _moment = sa.DateTime(timezone=True)
@@ -75,6 +77,8 @@ actions = sa.Table(
         nullable=False,
     ),
     sa.Column("reason", sa.Text),
+    # Which policy held it back, if one did.
+    sa.Column("policy", sa.Text),
     sa.Column("status_code", sa.Integer),
     sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
     sa.Column("created_at", _moment, nullable=False, server_default=sa.func.now()),
@@ -91,6 +95,9 @@ actions = sa.Table(
     sa.Column("delivered_payload", JSONB),
     # Whether an attempt with an unknown end may be repeated.
     sa.Column("repeatable", sa.Boolean, nullable=False),
+    # Messages: what caps and priorities between syncs go by.
+    sa.Column("channel", sa.Text),
+    sa.Column("priority", sa.Integer, nullable=False, server_default="0"),
     sa.Column("worker", sa.Integer),
 )
 _todo = sa.text("state in ('planned', 'retrying', 'rejected')")
@@ -179,12 +186,28 @@ class Batch:
     """What one claim yielded: `send` is committed as sending, `withheld` counts by new state."""
 
     send: list[Action] = field(default_factory=list)
-    withheld: dict[str, int] = field(default_factory=dict)
+    withheld: dict[str, int] = field(default_factory=dict)  # expired, suppressed, later
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
-#: Says which actions must not be sent: action_key → (suppressed | expired, reason).
-Judge = Callable[[Sequence[Action]], Mapping[str, tuple[str, str]]]
+@dataclass(frozen=True, slots=True)
+class History:
+    """What the caps of a sync look back on, by customer.
+
+    `messages`: what left or may have left, of this sync and on its channel, and who was held out.
+    `ahead`: how many messages of higher priority are due on the channel.
+    """
+
+    messages: dict[str, list[Sent]] = field(default_factory=dict)
+    ahead: dict[str, int] = field(default_factory=dict)
+
+
+#: The history since that moment of those about to be judged. Until the claim is committed, no
+#: other process is told the history of the same channel, so no two exceed a cap together.
+LookBack = Callable[[datetime], History]
+
+#: Says which actions must not be sent now, by action key.
+Judge = Callable[[Sequence[Action], LookBack], Mapping[str, Verdict]]
 
 
 class Ledger:
@@ -225,6 +248,9 @@ class Ledger:
                 raise LedgerError(
                     f"the ledger has version {found} and this Signalbox knows {VERSION}: update it"
                 )
+            for version in range((found or VERSION) + 1, VERSION + 1):
+                connection.execute(sa.text(_UPGRADES[version]))
+                connection.execute(ledger_info.update().values(version=version))
 
     def began_at(self) -> datetime:
         """When this ledger began. A message whose trigger is older is never sent from here."""
@@ -305,6 +331,8 @@ class Ledger:
                 "destination": spec.destination,
                 "mode": spec.mode,
                 "repeatable": repeatable,
+                "channel": spec.policies.channel,
+                "priority": spec.policies.priority,
             }
             conflict = _SKIP_KNOWN if spec.is_message else _REPLACE_WAITING
             cursor.execute(_INSERT + conflict, parameters)
@@ -381,12 +409,20 @@ class Ledger:
             .values(
                 state="planned",
                 reason=None,
+                policy=None,
                 next_attempt_at=sa.func.now(),
                 updated_at=sa.func.now(),
             )
         )
         with self._engine.begin() as connection:
             return connection.execute(statement).rowcount
+
+    def history(
+        self, sync: str, policies: Policies, customers: Sequence[str], since: datetime
+    ) -> History:
+        """What the caps of a sync would look back on now, for looking only: nothing is locked."""
+        with self._engine.connect() as connection:
+            return _history(connection, sync, policies, customers, since, [])
 
     # Reporting
 
@@ -453,12 +489,11 @@ class Worker:
             due = [Action(*row) for row in rows]
             if not due:
                 return batch
-            withheld = judge(due)
-            for key, (state, reason) in withheld.items():
-                connection.execute(
-                    sa.text(_WITHHOLD), {"key": key, "state": state, "reason": reason}
-                )
-                batch.withheld[state] = batch.withheld.get(state, 0) + 1
+            withheld = judge(due, _look_back(connection, spec, due))
+            for key, verdict in withheld.items():
+                statement = _POSTPONE if verdict.state == "later" else _WITHHOLD
+                connection.execute(sa.text(statement), {"key": key, **verdict._asdict()})
+                batch.withheld[verdict.state] = batch.withheld.get(verdict.state, 0) + 1
             batch.send = [action for action in due if action.action_key not in withheld]
             if batch.send:
                 connection.execute(
@@ -485,6 +520,43 @@ class Worker:
             connection.execute(sa.text(_SETTLE), parameters)
 
 
+def _look_back(connection: sa.Connection, spec: SyncSpec, due: Sequence[Action]) -> LookBack:
+    def look_back(since: datetime) -> History:
+        # Messages on a channel share its cap; a sync without one has only its own.
+        counter = spec.policies.channel or spec.name
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_CAP_CLASS, _number(counter))))
+        keys = [action.action_key for action in due]
+        customers = [action.customer_id for action in due if action.customer_id is not None]
+        return _history(connection, spec.name, spec.policies, customers, since, keys)
+
+    return look_back
+
+
+def _history(
+    connection: sa.Connection,
+    sync: str,
+    policies: Policies,
+    customers: Sequence[str],
+    since: datetime,
+    but: Sequence[str],
+) -> History:
+    """What these customers were sent since then, without the actions whose keys are in `but`."""
+    parameters = {
+        "sync": sync,
+        "channel": policies.channel,
+        "priority": policies.priority,
+        "customers": list(customers),
+        "keys": list(but),
+        "since": since,
+    }
+    history = History()
+    for customer, *sent in connection.execute(sa.text(_MESSAGES), parameters):
+        history.messages.setdefault(customer, []).append(Sent(*sent))
+    for customer, count in connection.execute(sa.text(_AHEAD), parameters):
+        history.ahead[customer] = count
+    return history
+
+
 def backoff(attempt: int, *, base: float, cap: float) -> float:
     """Seconds to wait after attempt number `attempt`, from 1: exponential, half of it jitter."""
     ceiling = min(cap, base * 2.0 ** min(attempt - 1, 32))
@@ -506,19 +578,28 @@ def _number(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big", signed=True)
 
 
+# What brings the tables of the version before to this one.
+_UPGRADES = {
+    2: "alter table actions add column if not exists policy text,"
+    " add column if not exists channel text,"
+    " add column if not exists priority integer not null default 0",
+}
+
 _INSERT = """
 insert into actions as a (
     action_key, sync, destination, mode, row_key, customer_id, trigger_id, payload_hash, payload,
-    state, reason, expires_at, event_at, next_attempt_at, repeatable
+    state, reason, policy, expires_at, event_at, next_attempt_at, repeatable, channel, priority
 )
 select
     action_key, %(sync)s, %(destination)s, %(mode)s, row_key, customer_id, trigger_id,
     payload_hash, payload,
     case when change in ('expired', 'suppressed') then change else 'planned' end,
-    reason, expires_at, event_at,
+    reason,
+    case change when 'expired' then 'expiry' when 'suppressed' then 'ledger_began' end,
+    expires_at, event_at,
     case when change in ('expired', 'suppressed') then null
          else least(coalesce(event_at, now()), now()) end,
-    %(repeatable)s
+    %(repeatable)s, %(channel)s, %(priority)s
 from incoming
 where change in ('create', 'update', 'message', 'expired', 'suppressed')
 """
@@ -530,7 +611,7 @@ _REPLACE_WAITING = """
 on conflict (action_key) do update set
     destination = excluded.destination, mode = excluded.mode, customer_id = excluded.customer_id,
     payload_hash = excluded.payload_hash, payload = excluded.payload, state = excluded.state,
-    reason = null, status_code = null, attempts = 0, event_at = excluded.event_at,
+    reason = null, policy = null, status_code = null, attempts = 0, event_at = excluded.event_at,
     next_attempt_at = excluded.next_attempt_at, repeatable = excluded.repeatable,
     updated_at = now()
 where a.state <> 'sending'
@@ -561,13 +642,44 @@ for update skip locked
 
 _WITHHOLD = """
 update actions
-set state = :state, reason = :reason, next_attempt_at = null, updated_at = now()
+set state = :state, policy = :policy, reason = :reason, next_attempt_at = null, updated_at = now()
 where action_key = :key
+"""
+
+_POSTPONE = """
+update actions
+set policy = :policy, reason = :reason, next_attempt_at = :until, updated_at = now()
+where action_key = :key
+"""
+
+# Whatever left, or may have: a message that is being retried may have been seen already.
+_MESSAGES = """
+select
+    customer_id,
+    case when policy = 'holdout' then updated_at else sent_at end as at,
+    sync = :sync as own,
+    policy is distinct from 'holdout' as "left"
+from actions
+where customer_id = any(:customers) and action_key <> all(:keys) and mode = 'message'
+    and (
+        sent_at > :since and state not in ('rejected', 'suppressed', 'expired')
+        and (sync = :sync or channel = :channel)
+        or state = 'suppressed' and policy = 'holdout' and sync = :sync and updated_at > :since
+    )
+"""
+
+_AHEAD = """
+select customer_id, count(*)
+from actions
+where customer_id = any(:customers) and action_key <> all(:keys) and mode = 'message'
+    and channel = :channel and priority > :priority and state in ('planned', 'retrying')
+    and next_attempt_at <= now() and (expires_at is null or expires_at > now())
+group by customer_id
 """
 
 _START = """
 update actions
-set state = 'sending', worker = :worker, attempts = attempts + 1, sent_at = now(),
+set state = 'sending', worker = :worker, attempts = attempts + 1, sent_at = now(), policy = null,
     delivered_hash = null, next_attempt_at = null, updated_at = now()
 where action_key = any(:keys)
 """

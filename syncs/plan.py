@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -120,32 +120,6 @@ def plan_sync(
     return Plan(spec.name, changes, counts, _blast(spec, counts.get("update", 0), delivered[0]))
 
 
-def consent_from(
-    connect: Callable[[], duckdb.DuckDBPyConnection],
-    relation: str = "lake.main.customer_consents",
-) -> Callable[[Sequence[str], str], set[str]]:
-    """A consent check that reads the warehouse: the newest word of each customer counts.
-
-    `connect` gives a connection for the calling thread; it is closed after use.
-    """
-
-    def granted(customer_ids: Sequence[str], purpose: str) -> set[str]:
-        connection = connect()
-        try:
-            rows = connection.execute(
-                f"select customer_id from {relation}"
-                " where purpose = $purpose and customer_id in (select unnest($ids))"
-                " qualify row_number() over (partition by customer_id order by changed_at desc) = 1"
-                " and granted",
-                {"purpose": purpose, "ids": list(customer_ids)},
-            ).fetchall()
-        finally:
-            connection.close()
-        return {str(row[0]) for row in rows}
-
-    return granted
-
-
 _SAFE_ERRORS = {"CatalogException", "BinderException", "ParserException"}
 
 
@@ -191,8 +165,8 @@ def _query(spec: SyncSpec, relation: str, types: dict[str, str], known_contacts:
     )
     complete = " and ".join(f"{part} is not null" for part in {*parts, "row_key"})
     expires = moment("expires_at")
-    if spec.expires_after is not None:
-        seconds = int(spec.expires_after.total_seconds())
+    if spec.policies.expires_after is not None:
+        seconds = int(spec.policies.expires_after.total_seconds())
         expires = f"least({expires}, {moment('fired_at')} + to_seconds({seconds}))"
     model_rows = f"""
 with model as (

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,14 @@ import duckdb
 import msgspec
 from sqlalchemy.exc import SQLAlchemyError
 
-from syncs import destinations, templates
+from syncs import destinations, policies, templates
 from syncs.destinations import Destination, Sandbox
+from syncs.facts import ReadFacts, Recipient, needs_facts
 from syncs.http import Http
-from syncs.ledger import Action, Batch, Ledger, SyncBusy, Worker, backoff
+from syncs.ledger import Action, Batch, History, Ledger, LookBack, SyncBusy, Worker, backoff
 from syncs.pacing import Lane
 from syncs.plan import KNOWN_CONTACTS, Plan, plan_sync
+from syncs.policies import Cap, Facts, Verdict
 from syncs.report import Preview, SyncReport
 from syncs.results import (
     Fatal,
@@ -39,9 +41,6 @@ from syncs.results import (
 from syncs.spec import SyncSpec
 
 log = logging.getLogger("signalbox.syncs")
-
-#: Which of these customers granted this purpose. May raise: then nothing is sent.
-Consent = Callable[[Sequence[str], str], set[str]]
 
 #: Called with the sync's name, actions finished in this run, actions known to be due.
 Progress = Callable[[str, int, int], None]
@@ -70,7 +69,8 @@ class Paused(SyncError):
 class Pusher:
     """Runs syncs. Keep one per process: it reuses connections.
 
-    `sandbox` is where destinations without credentials deliver.
+    `sandbox` is where destinations without credentials deliver. `channel_caps` limit what one
+    customer gets of all syncs on a channel together.
     """
 
     def __init__(
@@ -81,12 +81,14 @@ class Pusher:
         env_file: Path | None = Path(".env"),
         http: HttpClient | None = None,
         pace: Pace | None = None,
+        channel_caps: Mapping[str, Cap] | None = None,
     ) -> None:
         self._ledger = ledger
         self._sandbox = sandbox
         self._env_file = env_file
         self._http = http or Http()
         self._pace = pace or Pace()
+        self._channel_caps = dict(channel_caps or {})
         self._lanes: dict[str, Lane] = {}
         self._mutex = threading.Lock()
 
@@ -95,7 +97,7 @@ class Pusher:
         spec: SyncSpec,
         connection: duckdb.DuckDBPyConnection,
         *,
-        consent: Consent | None = None,
+        facts: ReadFacts | None = None,
         dry_run: bool = False,
         approve: bool = False,
         retry_budget: float = 15.0,
@@ -126,7 +128,8 @@ class Pusher:
                 plan = planner.plan()
                 report.status, report.message = "dry_run", plan.blocked
                 report.planned = plan.counts
-                report.preview = _preview(self._ledger, spec, destination, plan, consent)
+                rules = _Rules(spec, facts, self._channel_caps)
+                report.preview = _preview(self._ledger, spec, destination, plan, rules)
             else:
                 with self._ledger.worker(spec.name) as worker:
                     report.recovered = self._ledger.recover()
@@ -147,7 +150,7 @@ class Pusher:
                             self._http,
                             self._lane(destination, target),
                             self._pace,
-                            consent,
+                            _Rules(spec, facts, self._channel_caps),
                             report,
                         )
                         run.send(retry_budget, time_limit, progress)
@@ -248,6 +251,51 @@ class _Planner:
 
 
 @dataclass
+class _Rules:
+    """The policies of one sync, and where the facts that they need come from."""
+
+    spec: SyncSpec
+    facts: ReadFacts | None
+    channel_caps: Mapping[str, Cap]
+
+    def judge(
+        self, due: Sequence[Action], look_back: LookBack, now: datetime
+    ) -> dict[str, Verdict]:
+        """The verdicts on what is due. Raises Paused when a fact that decides cannot be read."""
+        cap = self.channel_caps.get(self.spec.policies.channel or "")
+        address = self.spec.policies.address
+        facts = self.read(
+            [
+                Recipient(
+                    action.action_key,
+                    action.customer_id,
+                    str(action.payload.get(address) or "") if address else None,
+                )
+                for action in due
+            ]
+        )
+        window = policies.history_needed(self.spec.policies, cap)
+        if window is not None:
+            # After the warehouse was asked: from here on other processes may have to wait.
+            past = look_back(now - window)
+            facts = replace(facts, messages=past.messages, ahead=past.ahead, channel_cap=cap)
+        return policies.judge(self.spec.policies, due, facts, now)
+
+    def read(self, recipients: Sequence[Recipient]) -> Facts:
+        if not needs_facts(self.spec.policies) or not recipients:
+            return Facts()
+        if self.facts is None:
+            raise Paused(f"{self.spec.name} has policies, and what they need cannot be read")
+        try:
+            return self.facts(self.spec.policies, recipients)
+        except Exception as error:
+            raise Paused(
+                f"consent, suppression list or time zones cannot be read ({type(error).__name__}); "
+                "nothing is sent (are the models built? signalbox build)"
+            ) from None
+
+
+@dataclass
 class _Run:
     """One run's sending loop."""
 
@@ -259,7 +307,7 @@ class _Run:
     http: HttpClient
     lane: Lane
     pace: Pace
-    consent: Consent | None
+    rules: _Rules
     report: SyncReport
     stop: str | None = None  # why no further request may be made in this run
     postponed: str | None = None  # why the last row that was not taken was not
@@ -319,30 +367,19 @@ class _Run:
 
     def _revive(self) -> None:
         """State rows held back for want of consent leave again once it is granted."""
-        if self.spec.consent is None or self.spec.is_message:
+        if self.spec.policies.consent is None or self.spec.is_message:
             return
         customers = self.ledger.suppressed_customers(self.spec.name)
-        if customers:
-            self.ledger.revive(self.spec.name, self._granted(customers))
+        facts = self.rules.read([Recipient("", customer) for customer in customers])
+        if facts.consented:
+            self.ledger.revive(self.spec.name, facts.consented)
 
-    def _judge(self, due: Sequence[Action]) -> Mapping[str, tuple[str, str]]:
-        now = datetime.now(UTC)
-        verdict = {
-            action.action_key: ("expired", "expired before it was sent")
-            for action in due
-            if action.expires_at is not None and action.expires_at <= now
-        }
-        if self.spec.consent is None:
-            return verdict
-        living = [action for action in due if action.action_key not in verdict]
-        granted = self._granted([a.customer_id for a in living if a.customer_id is not None])
-        for action in living:
-            if action.customer_id not in granted:
-                verdict[action.action_key] = ("suppressed", f"no consent for {self.spec.consent}")
-        return verdict
-
-    def _granted(self, customers: Sequence[str]) -> set[str]:
-        return _granted(self.spec, self.consent, customers)
+    def _judge(self, due: Sequence[Action], look_back: LookBack) -> Mapping[str, Verdict]:
+        verdicts = self.rules.judge(due, look_back, datetime.now(UTC))
+        for verdict in verdicts.values():
+            if verdict.state == "later":
+                self.postponed = verdict.reason
+        return verdicts
 
     def _deliver_batch(self, batch: Batch) -> None:
         results: dict[str, RowResult] = {}
@@ -488,28 +525,13 @@ def row_of(
     return Row(action_key, key, payload, customer_id, fired_at, message)
 
 
-def _granted(spec: SyncSpec, consent: Consent | None, customers: Sequence[str]) -> set[str]:
-    """Those of the customers who consented. Raises Paused when that cannot be known."""
-    purpose = spec.consent or ""
-    if not customers:
-        return set()
-    if consent is None:
-        raise Paused(f"{spec.name} needs consent for {purpose}, and none can be read")
-    try:
-        return consent(customers, purpose)
-    except Exception as error:
-        raise Paused(
-            f"consent for {purpose} cannot be read ({type(error).__name__}); nothing is sent"
-        ) from None
-
-
 def _repeatable(spec: SyncSpec, destination: Destination) -> bool:
     """Whether an attempt whose end is not known may be made again."""
     return not spec.is_message or destination.idempotency_key
 
 
 def _preview(
-    ledger: Ledger, spec: SyncSpec, destination: Destination, plan: Plan, consent: Consent | None
+    ledger: Ledger, spec: SyncSpec, destination: Destination, plan: Plan, rules: _Rules
 ) -> Preview:
     states = ledger.counts(spec.name)
     preview = Preview(
@@ -521,8 +543,12 @@ def _preview(
         ],
     )
     going = list(plan.rows("create", "update", "message"))
-    if spec.consent is not None:
-        going = _consenting(spec, going, preview, consent)
+    verdicts = _verdicts(ledger, rules, going)
+    for row in going:
+        if verdict := verdicts.get(row["action_key"]):
+            kept_back = preview.postponed if verdict.state == "later" else preview.suppressed
+            kept_back.append({"key": row["row_key"], **verdict._asdict()})
+    going = [row for row in going if row["action_key"] not in verdicts]
     updated = [row["action_key"] for row in going if row["change"] == "update"]
     held = ledger.delivered_payloads(updated) if updated else {}
     for row in going:
@@ -543,17 +569,31 @@ def _preview(
     return preview
 
 
-def _consenting(
-    spec: SyncSpec, going: list[dict[str, Any]], preview: Preview, consent: Consent | None
-) -> list[dict[str, Any]]:
-    customers = sorted({row["customer_id"] for row in going if row["customer_id"] is not None})
-    granted = _granted(spec, consent, customers)
-    preview.suppressed += [
-        {"key": row["row_key"], "reason": f"no consent for {spec.consent}"}
+def _verdicts(
+    ledger: Ledger, rules: _Rules, going: Sequence[Mapping[str, Any]]
+) -> dict[str, Verdict]:
+    """What the policies would say of a plan's rows if they were sent now."""
+    if not rules.spec.is_message and rules.spec.policies.consent is None:
+        return {}
+    due = [
+        Action(
+            row["action_key"],
+            row["row_key"],
+            row["customer_id"],
+            row["payload_hash"],
+            msgspec.json.decode(row["payload"]),
+            0,
+            row["expires_at"],
+            row["event_at"],
+        )
         for row in going
-        if row["customer_id"] not in granted
     ]
-    return [row for row in going if row["customer_id"] in granted]
+    customers = sorted({action.customer_id for action in due if action.customer_id is not None})
+
+    def look_back(since: datetime) -> History:
+        return ledger.history(rules.spec.name, rules.spec.policies, customers, since)
+
+    return rules.judge(due, look_back, datetime.now(UTC))
 
 
 def _message_preview(

@@ -17,13 +17,15 @@ class Preview(msgspec.Struct, kw_only=True):
 
     `creates`: {key, fields}; `updates`: {key, changes: {field: [old, new]}}; `messages`:
     {customer_id, trigger_id, expires_at, fields, subject, text, html}; `suppressed`:
-    {key, reason}. `waiting` counts what earlier runs left and this one would send too.
+    {key, state, policy, reason, until}, and `postponed` alike. `waiting` counts what earlier runs
+    left and this one would send too.
     """
 
     creates: list[dict[str, Any]] = []
     updates: list[dict[str, Any]] = []
     messages: list[dict[str, Any]] = []
     suppressed: list[dict[str, Any]] = []
+    postponed: list[dict[str, Any]] = []
     expired: int = 0
     unchanged: int = 0
     waiting: int = 0
@@ -115,12 +117,13 @@ def _preview(preview: Preview, limit: int | None) -> list[RenderableType]:
         body = item["text"] or "\n".join(f"{k}: {_shown(v)}" for k, v in item["fields"].items())
         title = Text(item["subject"] or f"{item['customer_id']} · {item['trigger_id']}")
         parts.append(Panel(Text(body), title=title, title_align="left"))
-    if preview.suppressed:
-        parts.append(Text(f"  suppressed ({len(preview.suppressed)})", style="bold"))
-        parts += [
-            Text(f"    {item['key']}: {item['reason']}") for item in preview.suppressed[:limit]
-        ]
-    lists = (preview.creates, preview.updates, preview.messages, preview.suppressed)
+    for heading, items in (("suppressed", preview.suppressed), ("later", preview.postponed)):
+        if items:
+            parts.append(Text(f"  {heading} ({len(items)})", style="bold"))
+            parts += [Text(f"    {held['key']}: {held['reason']}") for held in items[:limit]]
+    lists = (
+        preview.creates, preview.updates, preview.messages, preview.suppressed, preview.postponed
+    )  # fmt: skip
     hidden = sum(max(0, len(items) - limit) for items in lists) if limit is not None else 0
     if hidden:
         parts.append(Text(f"  … and {hidden:,} more", style="dim"))

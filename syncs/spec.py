@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from syncs import destinations, templates
+from syncs import destinations, policies, templates
 from syncs.destinations import Destination
+from syncs.policies import Policies, PolicyError
 from syncs.results import Fatal
 
 #: Columns that steer a sync and are never sent.
@@ -27,15 +27,12 @@ _KEYS: dict[str, type | tuple[type, ...]] = {
     "object": str,
     "mode": str,
     "key": str,
-    "consent": str,
     "max_change_ratio": (int, float),
-    "expires_after": str,
     "template": str,
+    **policies.KEYS,
 }
 # Two underscores tell a sync from other models about syncs, such as `sync_results`.
 _MODEL = re.compile(r"sync_.+__")
-_DURATION = re.compile(r"(\d+)\s*([smhd])")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 class SpecError(Fatal):
@@ -58,9 +55,8 @@ class SyncSpec(msgspec.Struct, frozen=True, kw_only=True):
     mode: str
     key: str
     columns: tuple[str, ...]
-    consent: str | None = None
+    policies: Policies = Policies()
     max_change_ratio: float | None = None
-    expires_after: timedelta | None = None
     template: str | None = None
     description: str = ""
 
@@ -127,9 +123,8 @@ def _spec(node: Mapping[str, Any]) -> SyncSpec:
         mode=mode,
         key=declared["key"],
         columns=columns,
-        consent=_consent(model, declared, columns),
+        policies=_policies(model, declared, mode, columns, destination),
         max_change_ratio=None if ratio is None else float(ratio),
-        expires_after=_expires_after(model, declared, mode),
         template=_template(model, declared, mode, destination),
         description=node.get("description") or "",
     )
@@ -216,23 +211,24 @@ def _object(model: str, declared: Mapping[str, Any], destination: Destination) -
     return str(declared.get("object") or model.partition("__")[2])
 
 
-def _consent(model: str, declared: Mapping[str, Any], columns: tuple[str, ...]) -> str | None:
-    purpose = declared.get("consent")
-    if purpose is not None and "customer_id" not in columns:
-        raise SpecError(f"{model}: consent: needs the column customer_id to know who consented")
-    return purpose
-
-
-def _expires_after(model: str, declared: Mapping[str, Any], mode: str) -> timedelta | None:
-    text = declared.get("expires_after")
-    if text is None:
-        return None
-    match = _DURATION.fullmatch(text.strip())
-    if match is None or mode != "message":
-        raise SpecError(
-            f"{model}: expires_after: a number and s, m, h or d (like 2h), for messages only"
+def _policies(
+    model: str,
+    declared: Mapping[str, Any],
+    mode: str,
+    columns: tuple[str, ...],
+    destination: Destination,
+) -> Policies:
+    try:
+        return policies.parse(
+            declared,
+            model.removeprefix("sync_"),
+            is_message=mode == "message",
+            columns=columns,
+            channel=destination.channel,
+            address=destination.address,
         )
-    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+    except PolicyError as error:
+        raise SpecError(f"{model}: {error}") from None
 
 
 def _template(

@@ -68,6 +68,8 @@ class Destination:
     template_required: bool
     idempotency_key: bool  # it drops a message whose key it has seen
     escape: Callable[[str], str] | None  # for values put into a text template
+    channel: str | None  # of messages to customers, such as email; it has a suppression list
+    address: str | None  # the column with the recipient's address on that channel
 
 
 def available() -> list[str]:
@@ -100,6 +102,8 @@ def load(name: str) -> Destination:
         template_required=bool(getattr(module, "TEMPLATE_REQUIRED", False)),
         idempotency_key=bool(getattr(module, "IDEMPOTENCY_KEY", False)),
         escape=getattr(module, "escape", None),
+        channel=getattr(module, "CHANNEL", None),
+        address=getattr(module, "ADDRESS", None),
     )
 
 

@@ -27,6 +27,8 @@ SANDBOX = {
     "from_address": "Signalbox <hello@signalbox.example>",
 }
 REQUIRED_COLUMNS = {"to_email"}
+CHANNEL = "email"
+ADDRESS = "to_email"
 TEMPLATE_REQUIRED = True
 API_VERSION = "RFC 5321"
 TIMEOUT = 20.0  # seconds, for each step of the conversation

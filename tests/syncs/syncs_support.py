@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import duckdb
 
 from syncs.destinations import Sandbox
+from syncs.facts import LakeFacts
 from syncs.http import Http
 from syncs.ledger import Ledger
 from syncs.push import Pace, Pusher
@@ -104,6 +105,34 @@ def make_pusher(ledger: Ledger, url: str, smtp: str = "127.0.0.1:1") -> Pusher:
         http=Http(timeouts=(2.0, 2.0)),
         pace=FAST,
     )
+
+
+def facts(
+    lake: duckdb.DuckDBPyConnection,
+    *,
+    granted: Iterable[str] = (),
+    purpose: str = "marketing",
+    zones: Mapping[str, str] | None = None,
+    listed: Iterable[tuple[str, str | None, str | None, str]] = (),
+) -> LakeFacts:
+    """The models that policies read, with these rows; `listed`: channel, address, customer,
+    reason."""
+    lake.execute(
+        "create or replace table customer_consents (customer_id varchar, purpose varchar,"
+        " granted boolean, changed_at timestamptz);"
+        "create or replace table customers (customer_id varchar, timezone varchar);"
+        "create or replace table suppressions (channel varchar, address varchar,"
+        " customer_id varchar, reason varchar, since timestamptz)"
+    )
+    for customer in granted:
+        lake.execute(
+            "insert into customer_consents values (?, ?, true, now())", [customer, purpose]
+        )
+    for customer, zone in (zones or {}).items():
+        lake.execute("insert into customers values (?, ?)", [customer, zone])
+    for row in listed:
+        lake.execute("insert into suppressions values (?, ?, ?, ?, now())", list(row))
+    return LakeFacts(lake.cursor, "main")
 
 
 CONTROL = ("customer_id", "trigger_id", "fired_at", "expires_at")

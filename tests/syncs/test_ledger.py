@@ -8,8 +8,9 @@ import duckdb
 import pytest
 from syncs_support import alerts, contacts, contacts_spec, message_spec
 
-from syncs.ledger import Action, Ledger, LedgerError, SyncBusy, backoff
+from syncs.ledger import Action, Ledger, LedgerError, LookBack, SyncBusy, backoff
 from syncs.plan import plan_sync
+from syncs.policies import Verdict
 from syncs.results import RowResult
 from syncs.spec import SyncSpec
 
@@ -22,7 +23,7 @@ def record(ledger: Ledger, lake: duckdb.DuckDBPyConnection, spec: SyncSpec) -> d
     return plan.counts
 
 
-def willing(due: Sequence[Action]) -> dict[str, tuple[str, str]]:
+def willing(due: Sequence[Action], look_back: LookBack) -> dict[str, Verdict]:
     return {}
 
 
@@ -119,16 +120,16 @@ def test_withheld_actions_are_never_sending(
     record(ledger, lake, spec)
     seen: dict[str, int] = {}
 
-    def judge(due: Sequence[Action]) -> dict[str, tuple[str, str]]:
+    def judge(due: Sequence[Action], look_back: LookBack) -> dict[str, Verdict]:
         seen.update(ledger.counts())
-        return {due[0].action_key: ("suppressed", "no consent for sales")}
+        return {due[0].action_key: Verdict("suppressed", "consent", "no consent for sales")}
 
     with ledger.worker(spec.name) as worker:
         batch = worker.claim(spec, 10, judge)
         assert seen == {"planned": 2}
         assert (len(batch.send), batch.withheld) == (1, {"suppressed": 1})
 
-        def broken(due: Sequence[Action]) -> dict[str, tuple[str, str]]:
+        def broken(due: Sequence[Action], look_back: LookBack) -> dict[str, Verdict]:
             raise RuntimeError
 
         worker.settle(spec, batch, [RowResult.retrying("later")], [0.0])

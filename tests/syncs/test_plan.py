@@ -8,8 +8,10 @@ import pyarrow as pa
 import pytest
 from syncs_support import CONTROL, alerts, contacts, contacts_spec, message_spec
 
+from syncs.facts import LakeFacts, Recipient
 from syncs.ledger import action_key
-from syncs.plan import Plan, PlanError, consent_from, plan_sync
+from syncs.plan import Plan, PlanError, plan_sync
+from syncs.policies import Policies
 from syncs.spec import SyncSpec
 
 NOW = datetime.now(UTC)
@@ -157,7 +159,7 @@ def test_messages(lake: duckdb.DuckDBPyConnection) -> None:
 
 def test_expires_after_counts_from_the_trigger(lake: duckdb.DuckDBPyConnection) -> None:
     alerts(lake, ["a"])
-    spec = message_spec(expires_after=timedelta(minutes=5))
+    spec = message_spec(policies=Policies(expires_after=timedelta(minutes=5)))
     (row,) = plan(lake, spec).rows("message")
     assert row["expires_at"] - row["event_at"] == timedelta(minutes=5)
 
@@ -185,15 +187,16 @@ def test_a_model_that_was_not_built(lake: duckdb.DuckDBPyConnection) -> None:
 
 def test_consent_is_the_newest_word(lake: duckdb.DuckDBPyConnection) -> None:
     lake.execute(
-        "create table consents as select * from (values"
+        "create table customer_consents as select * from (values"
         " ('a', 'sales', true, timestamptz '2026-01-01'),"
         " ('b', 'sales', true, timestamptz '2026-01-01'),"
         " ('b', 'sales', false, timestamptz '2026-02-01'),"
         " ('c', 'marketing', true, timestamptz '2026-01-01'))"
         " t (customer_id, purpose, granted, changed_at)"
     )
-    granted = consent_from(lake.cursor, "consents")
-    assert granted(["a", "b", "c", "d"], "sales") == {"a"}
+    read = LakeFacts(lake.cursor, "main")
+    everyone = [Recipient(name, name) for name in ("a", "b", "c", "d")]
+    assert read(Policies(consent="sales"), everyone).consented == {"a"}
 
 
 def test_control_columns_are_never_sent(lake: duckdb.DuckDBPyConnection) -> None:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,22 +17,21 @@ from syncs_support import (
     alerts,
     contacts,
     contacts_spec,
+    facts,
     make_pusher,
     message_spec,
     webhook_spec,
 )
 
 from syncs import destinations
+from syncs.facts import LakeFacts
 from syncs.ledger import Ledger, lanes
+from syncs.policies import Policies
 from syncs.push import Pusher
 from syncs.report import render_report
 from syncs.spec import load_specs
 
 Lake = duckdb.DuckDBPyConnection
-
-
-def everyone(customers: Sequence[str], purpose: str) -> set[str]:
-    return set(customers)
 
 
 def test_only_changes_leave_in_full_batches(pusher: Pusher, vendor: Vendor, lake: Lake) -> None:
@@ -159,27 +157,25 @@ def test_losing_the_ledger_sends_no_message_again(
 
 
 def test_consent_is_judged_when_sending(pusher: Pusher, vendor: Vendor, lake: Lake) -> None:
-    spec = webhook_spec(consent="marketing")
+    spec = webhook_spec(policies=Policies(consent="marketing"))
     alerts(lake, ["yes", "no"])
-
-    def broken(customers: Sequence[str], purpose: str) -> set[str]:
-        raise OSError("the lake is away")
-
-    for consent in (broken, None):
-        report = pusher.run(spec, lake, consent=consent)
+    for unreadable in (LakeFacts(lake.cursor, "nowhere"), None):
+        report = pusher.run(spec, lake, facts=unreadable)
         assert report.status == "paused" and report.states == {"planned": 2}
     assert vendor.requests == []
-    report = pusher.run(spec, lake, consent=lambda ids, purpose: {"c-yes"})
+    report = pusher.run(spec, lake, facts=facts(lake, granted=["c-yes"]))
     assert report.sent == {"delivered": 1, "suppressed": 1}
-    assert pusher.run(spec, lake, consent=everyone).sent == {}, "a message is judged once"
+    everyone = facts(lake, granted=["c-yes", "c-no"])
+    assert pusher.run(spec, lake, facts=everyone).sent == {}, "a message is judged once"
 
 
 def test_a_field_leaves_once_consent_is_granted(pusher: Pusher, vendor: Vendor, lake: Lake) -> None:
-    spec = contacts_spec(consent="sales")
+    spec = contacts_spec(policies=Policies(consent="marketing"))
     contacts(lake, {"a@x.example": 0.1})
-    assert pusher.run(spec, lake, consent=lambda ids, purpose: set()).sent == {"suppressed": 1}
+    assert pusher.run(spec, lake, facts=facts(lake)).sent == {"suppressed": 1}
     assert vendor.requests == []
-    assert pusher.run(spec, lake, consent=everyone).sent == {"delivered": 1}
+    granted = facts(lake, granted=["c-a@x.example"])
+    assert pusher.run(spec, lake, facts=granted).sent == {"delivered": 1}
 
 
 def test_expired_messages_are_recorded_and_not_sent(
@@ -190,10 +186,12 @@ def test_expired_messages_are_recorded_and_not_sent(
     assert report.planned == {"expired": 2} and report.states == {"expired": 2}
     # Planned in time, and too old when its turn came.
     alerts(lake, ["c"])
-    assert pusher.run(webhook_spec(consent="x"), lake).status == "paused"
+    consenting = webhook_spec(policies=Policies(consent="marketing"))
+    assert pusher.run(consenting, lake).status == "paused"
     with ledger._engine.begin() as connection:
         connection.exec_driver_sql("update actions set expires_at = now() where state = 'planned'")
-    assert pusher.run(webhook_spec(consent="x"), lake, consent=everyone).sent == {"expired": 1}
+    everyone = facts(lake, granted=["c-c"])
+    assert pusher.run(consenting, lake, facts=everyone).sent == {"expired": 1}
     assert vendor.requests == []
 
 
@@ -225,11 +223,12 @@ def test_a_dry_run_shows_everything_and_touches_nothing(
     ]
     assert preview.updates == [{"key": "a@x.example", "changes": {"score": [0.1, 0.3]}}]
     alerts(lake, ["yes", "no"])
-    message = message_spec(template=plain_template, consent="sales")
-    report = pusher.run(message, lake, dry_run=True, consent=lambda ids, purpose: {"c-yes"})
+    message = message_spec(template=plain_template, policies=Policies(consent="marketing"))
+    report = pusher.run(message, lake, dry_run=True, facts=facts(lake, granted=["c-yes"]))
     assert report.preview is not None
     assert [item["text"] for item in report.preview.messages] == ["words yes"]
-    assert report.preview.suppressed == [{"key": "no", "reason": "no consent for sales"}]
+    (held,) = report.preview.suppressed
+    assert (held["key"], held["reason"]) == ("no", "no consent for marketing")
     assert len(vendor.requests) == before and ledger.counts() == {"delivered": 2}
     json.dumps(report.to_dict())
     console = Console(record=True, width=100)

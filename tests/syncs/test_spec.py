@@ -41,9 +41,9 @@ def test_a_sync_is_read_from_its_model() -> None:
     assert spec.name == "hubspot__health"
     assert spec.relation == '"lake"."main"."sync_hubspot__health"'
     assert spec.fields == ("email", "score")
-    assert (spec.consent, spec.max_change_ratio) == ("sales", 0.2)
+    assert (spec.policies.consent, spec.max_change_ratio) == ("sales", 0.2)
     (message,) = load_specs(alerts(expires_after="2h"))
-    assert message.expires_after == timedelta(hours=2)
+    assert message.policies.expires_after == timedelta(hours=2)
     assert find([spec, message], "sync_slack__alert") is message
     with pytest.raises(SpecError, match="hubspot__health"):
         find([spec], "nothing")

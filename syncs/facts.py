@@ -1,0 +1,142 @@
+"""What policies need to know of customers, read from the warehouse at the moment of sending."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+from zoneinfo import ZoneInfo
+
+import duckdb
+
+from syncs.policies import UTC_ZONE, Facts, Policies, time_zone
+
+
+class Recipient(NamedTuple):
+    """To whom an action goes. `address` is null where the channel has none."""
+
+    action_key: str
+    customer_id: str | None
+    address: str | None = None
+
+
+#: Facts about these recipients, as far as the policies need them. May raise: nothing is sent then.
+ReadFacts = Callable[[Policies, Sequence[Recipient]], Facts]
+
+
+def needs_facts(policies: Policies) -> bool:
+    """Whether anything must be read from the warehouse before sending."""
+    return bool(policies.consent or policies.channel or policies.quiet_hours)
+
+
+class LakeFacts:
+    """Reads facts from the models customer_consents, suppressions and customers.
+
+    `connect` gives a connection for the calling thread; it is closed after use. `schema` is where
+    the models are. `fallback` is the time zone of customers who told none.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], duckdb.DuckDBPyConnection],
+        schema: str = "lake.main",
+        fallback: ZoneInfo = UTC_ZONE,
+    ) -> None:
+        self._connect = connect
+        self._schema = schema
+        self._fallback = fallback
+
+    def __call__(self, policies: Policies, recipients: Sequence[Recipient]) -> Facts:
+        """Raises duckdb.Error when a model is missing or cannot be read."""
+        connection = self._connect()
+        try:
+            customers = sorted({r.customer_id for r in recipients if r.customer_id is not None})
+            return Facts(
+                consented=self._consented(connection, customers, policies.consent),
+                listed=self._listed(connection, recipients, policies.channel),
+                time_zones=self._time_zones(connection, customers) if policies.quiet_hours else {},
+                time_zone=self._fallback,
+            )
+        finally:
+            connection.close()
+
+    def _consented(
+        self, connection: duckdb.DuckDBPyConnection, customers: list[str], purpose: str | None
+    ) -> frozenset[str]:
+        if purpose is None:
+            return frozenset()
+        # The newest word counts.
+        rows = connection.execute(
+            f"select customer_id from {self._schema}.customer_consents"
+            " where purpose = $purpose and customer_id in (select unnest($ids))"
+            " qualify row_number() over (partition by customer_id order by changed_at desc) = 1"
+            " and granted",
+            {"purpose": purpose, "ids": customers},
+        ).fetchall()
+        return frozenset(str(row[0]) for row in rows)
+
+    def _listed(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        recipients: Sequence[Recipient],
+        channel: str | None,
+    ) -> dict[str, str]:
+        if channel is None:
+            return {}
+        rows = connection.execute(
+            _LISTED.format(schema=self._schema),
+            {
+                "channel": channel,
+                "keys": [recipient.action_key for recipient in recipients],
+                "customers": [recipient.customer_id for recipient in recipients],
+                "addresses": [recipient.address for recipient in recipients],
+            },
+        ).fetchall()
+        return {str(key): str(reason) for key, reason in rows}
+
+    def _time_zones(
+        self, connection: duckdb.DuckDBPyConnection, customers: list[str]
+    ) -> dict[str, ZoneInfo]:
+        rows = connection.execute(
+            f"select customer_id, timezone from {self._schema}.customers"
+            " where timezone is not null and customer_id in (select unnest($ids))",
+            {"ids": customers},
+        ).fetchall()
+        zones = {str(customer): time_zone(str(name)) for customer, name in rows}
+        return {customer: zone for customer, zone in zones.items() if zone is not None}
+
+
+# Addresses are brought to one form as the macro `normalised_address` does it in the model.
+_LISTED = """
+with recipients as (
+    select
+        unnest($keys) as action_key,
+        unnest($customers) as customer_id,
+        unnest($addresses) as raw_address
+),
+
+addressed as (
+    select *, case when $channel = 'sms' then translate(raw_address, ' -().', '')
+        else lower(trim(raw_address)) end as address
+    from recipients
+),
+
+entries as (
+    select customer_id, address, reason, since
+    from {schema}.suppressions
+    where channel = $channel
+),
+
+found as (
+    select addressed.action_key, entries.reason, entries.since
+    from addressed
+    inner join entries on addressed.address = entries.address
+    union all
+    select addressed.action_key, entries.reason, entries.since
+    from addressed
+    inner join entries on addressed.customer_id = entries.customer_id
+)
+
+select action_key, arg_max(reason, since)
+from found
+group by action_key
+"""

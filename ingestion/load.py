@@ -31,6 +31,7 @@ from ingestion.destination import (
     root_cause,
     run,
 )
+from ingestion.loaded import publish_loaded
 from ingestion.log import LogReader
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class Loader:
         self._pipeline: Pipeline | None = None
 
     def ensure_tables(self) -> None:
-        """Create the four raw tables where they are missing, empty and with all columns.
+        """Create the raw tables where they are missing, empty and with all columns.
 
         Raises:
             LoadError: the lake cannot be opened.
@@ -105,7 +106,7 @@ class Loader:
                 "and schema_name = ?",
                 [DATASET],
             ).fetchall()
-            missing = set(raw_tables.TABLES) - {name for (name,) in found}
+            missing = set(raw_tables.tables()) - {name for (name,) in found}
             if not missing:
                 return
             cursor.execute("begin")
@@ -150,7 +151,7 @@ class Loader:
                 loaded before. What was committed stays; calling again continues after it.
         """
         started = time.monotonic()
-        first = max(self.position(), self._log.first())
+        first = self.position()
         end = self._log.end()
         if first > end:
             raise LoadError(
@@ -159,12 +160,20 @@ class Loader:
                 "true end. Otherwise this is not the log that was loaded: put its directory back, "
                 "or start a new lake for the new log."
             )
+        if first < self._log.first():
+            raise LoadError(
+                f"The warehouse has loaded the log up to {first - 1}, but the oldest record that "
+                f"is kept is {self._log.first()}: {self._log.first() - first} records are missing. "
+                "Put the missing segment files back, or restore the lake that had loaded them."
+            )
+        publish_loaded(self._log.directory, first)
         if max_records is not None:
             end = min(end, first + max_records)
         result = LoadResult(first, first)
         while result.next_seq < end:
             batch = _Batch(self._log, result.next_seq, min(end, result.next_seq + BATCH_RECORDS))
             self._run(batch)
+            publish_loaded(self._log.directory, batch.next_seq)
             result = replace(
                 result,
                 next_seq=batch.next_seq,

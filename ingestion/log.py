@@ -26,7 +26,7 @@ from ingestion.segment import (
     checksum,
     last_whole_record,
     make_directory,
-    pack_end,
+    pack_position,
     read_end,
     segment_path,
     segment_starts,
@@ -209,7 +209,7 @@ class EventLog:
 
     def _publish(self) -> None:
         try:
-            os.pwrite(self._end_fd, pack_end(self._next_seq), 0)
+            os.pwrite(self._end_fd, pack_position(self._next_seq), 0)
         except OSError as error:
             raise LogUnavailable(
                 f"the end of the event log in {self.directory} cannot be written: {error.strerror}"

@@ -4,7 +4,8 @@ A segment is a file named after the first ``log_seq`` in it: eight bytes of magi
 each an 8-byte header (length, CRC-32) and its bytes. The CRC starts from the record's own
 ``log_seq``, so a record that is whole but stands in the wrong place does not pass either.
 
-``end`` holds the next ``log_seq`` and its CRC-32, and is written after ``fdatasync``.
+``end`` holds the next ``log_seq`` and its CRC-32, and is written after ``fdatasync``. ``loaded``
+has the same form, see `ingestion.loaded`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if sys.platform == "darwin":
 MAGIC = b"SBXLOG1\n"
 MAX_RECORD_BYTES = 16 * 1024 * 1024
 RECORD_HEADER = struct.Struct("<II")
-_END = struct.Struct("<QI")
+_POSITION = struct.Struct("<QI")
 
 
 class LogError(Exception):
@@ -41,31 +42,36 @@ class LogUnavailable(LogError):
     """The records could not be made durable (disk full, I/O error): nothing was appended."""
 
 
-def pack_end(number: int) -> bytes:
-    """The bytes of the ``end`` file for a log whose next log_seq is `number`."""
-    return _END.pack(number, crc32(number.to_bytes(8, "little")))
+def pack_position(number: int) -> bytes:
+    """The bytes of a file that holds one log_seq, such as ``end``."""
+    return _POSITION.pack(number, crc32(number.to_bytes(8, "little")))
 
 
-def read_end(directory: Path) -> int:
-    """The next log_seq as last published; 0 where no log exists yet."""
+def read_position(path: Path) -> int:
+    """The log_seq in a file of `pack_position`; 0 if there is none yet. Raises LogCorrupt."""
     for _ in range(100):
         try:
-            fd = os.open(directory / "end", os.O_RDONLY)
+            fd = os.open(path, os.O_RDONLY)
         except FileNotFoundError:
             return 0
         try:
-            data = os.pread(fd, _END.size, 0)
+            data = os.pread(fd, _POSITION.size, 0)
         finally:
             os.close(fd)
         if not data:
             return 0
-        if len(data) == _END.size and crc32(data[:8]) == _END.unpack(data)[1]:
+        if len(data) == _POSITION.size and crc32(data[:8]) == _POSITION.unpack(data)[1]:
             return int.from_bytes(data[:8], "little")
         # Only a read in the middle of the writer's 12 bytes comes here; the next one is whole.
     raise LogCorrupt(
-        f"{directory / 'end'} is damaged. Stop the collector, delete that file and start again: "
+        f"{path} is damaged. Stop the collector, delete that file and start again: "
         "it is rebuilt from the segments."
     )
+
+
+def read_end(directory: Path) -> int:
+    """The next log_seq as last published; 0 where no log exists yet."""
+    return read_position(directory / "end")
 
 
 def segment_path(directory: Path, first: int) -> Path:

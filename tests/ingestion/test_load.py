@@ -13,7 +13,9 @@ from lakes import query
 
 from ingestion.destination import Lake
 from ingestion.load import Loader, LoadError
+from ingestion.loaded import loaded_end
 from ingestion.log import EventLog
+from ingestion.segment import segment_path
 
 RECORD = {
     "kind": "event",
@@ -159,6 +161,42 @@ def test_the_position_is_the_warehouses(
     with lake.connect() as connection:  # an erasure may take all rows of the last load
         connection.execute("delete from lake.raw.events where log_seq >= 10")
     assert loader.position() == 10
+
+
+def test_the_log_is_told_how_far_the_warehouse_has_come(
+    lake: Lake, loader: Loader, log: EventLog
+) -> None:
+    assert loaded_end(log.directory) == 0
+    log.append([record(number) for number in range(5)])
+    assert loaded_end(log.directory) == 0
+    loader.load(max_records=3)
+    assert loaded_end(log.directory) == 3
+    marker = log.directory / "loaded"
+    marker.write_bytes(marker.read_bytes()[:-1])
+    assert loaded_end(log.directory) == 0  # damaged: then nothing is known
+    loader.load(max_records=0)  # the warehouse knows it
+    assert loaded_end(log.directory) == 3
+    marker.unlink()
+    loader.load()
+    assert loaded_end(log.directory) == loader.position() == 5
+
+
+def test_records_that_are_gone_before_they_were_loaded_are_missed(
+    lake: Lake, tmp_path: Path
+) -> None:
+    with EventLog(tmp_path / "log", segment_bytes=1) as log:
+        for number in range(3):
+            log.append([record(number)])
+    loader = new_loader(lake, log.directory)
+    loader.ensure_tables()
+    loader.load(max_records=1)
+    segment_path(log.directory, 0).unlink()  # loaded, so nobody misses it
+    loader.load(max_records=0)
+    segment_path(log.directory, 1).unlink()
+    with pytest.raises(LoadError, match="oldest record that is kept is 2: 1 records are missing"):
+        loader.load()
+    loader.close()
+    assert loaded_end(log.directory) == 1
 
 
 def test_a_strange_log_is_refused(

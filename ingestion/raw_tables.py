@@ -5,16 +5,18 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
-TABLES = ("events", "quarantine", "crm_contacts", "support_tickets")
-KEYS = ("contact_id", "ticket_id")  # dlt merges by them and takes no null there
+from ingestion.sources import RefreshSource, refreshed
 
 
-@cache
+def tables() -> tuple[str, ...]:
+    """Every table of the raw layer: the log's two, and one for each refreshed source."""
+    return ("events", "quarantine", *_sources())
+
+
 def schema(table: str) -> Any:
-    """The `pyarrow.Schema` of one of `TABLES`. Times are UTC microseconds, JSON is text."""
+    """The `pyarrow.Schema` of one of `tables()`. Times are UTC microseconds, JSON is text."""
     import pyarrow as pa
 
     text, time = pa.string(), pa.timestamp("us", "UTC")
@@ -46,25 +48,19 @@ def schema(table: str) -> Any:
             "received_at": time,
             "payload": text,
         },
-        "crm_contacts": {
-            "contact_id": text,
-            "email": text,
-            "properties": text,
-            "created_at": time,
-            "updated_at": time,
-            "archived": pa.bool_(),
-        },
-        "support_tickets": {
-            "ticket_id": text,
-            "requester_email": text,
-            "subject": text,
-            "status": text,
-            "priority": text,
-            "created_at": time,
-            "updated_at": time,
-            "payload": text,
-        },
     }
+    if table in columns:
+        return pa.schema(list(columns[table].items()))
+    source = _sources()[table]
+    kinds = {
+        "text": text, "time": time, "bool": pa.bool_(), "integer": pa.int64(),
+        "number": pa.float64(),
+    }  # fmt: skip
     return pa.schema(
-        [pa.field(name, kind, nullable=name not in KEYS) for name, kind in columns[table].items()]
+        # dlt merges by the key and takes no null there.
+        [pa.field(n, kinds[kind], nullable=n != source.key) for n, kind in source.columns.items()]
     )
+
+
+def _sources() -> dict[str, RefreshSource]:
+    return {source.table: source for source in refreshed()}

@@ -14,17 +14,18 @@ def build_definitions(settings: Settings) -> Definitions:
     manifest = dbt.manifest(settings)
     every_batch, after_sync = models.build_model_assets(manifest)
     sync_assets = syncs.build_sync_assets(manifest)
+    tables = ingest.build_source_assets()
     return Definitions(
         assets=[
             ingest.EVENT_LOG,
             ingest.load_events,
-            ingest.load_sources,
+            tables,
             every_batch,
             sync_assets,
             after_sync,
         ],
         jobs=[
-            *jobs.build_asset_jobs(manifest, every_batch, after_sync, sync_assets),
+            *jobs.build_asset_jobs(manifest, tables, every_batch, after_sync, sync_assets),
             jobs.maintenance,
         ],
         sensors=[

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestration import postgres
-from orchestration.settings import Settings
+from orchestration.settings import ENV_FILE, Settings
 
 if TYPE_CHECKING:
     from ingestion.destination import Lake
     from ingestion.importer import ImportResult
     from ingestion.load import Loader
+    from ingestion.sources import RefreshSource
 
 
 def serve_collector(settings: Settings) -> None:
@@ -45,22 +46,39 @@ def _loader(home: Path, lake_path: str, catalog_url: str) -> Loader:
     return Loader(catalog_url, lake_path, home / "log", home / "dlt")
 
 
-def load_crm(settings: Settings) -> int:
-    """Read the CRM's contacts into the raw layer; returns how many there are."""
-    from ingestion.sources.crm import load_crm as load
+def refreshable(settings: Settings, *, with_sandbox: bool) -> list[RefreshSource]:
+    """The tables to read: those whose API is set and, `with_sandbox`, those it stands in for."""
+    from ingestion.sources import RefreshSource, switched_on
 
-    url = settings.crm_url or f"{settings.sandbox_url}/hubspot"
-    token = settings.crm_token.get_secret_value() if settings.crm_token else "sandbox"
-    return load(_lake(settings), url, token).rows
+    found = switched_on(settings.sources, RefreshSource)
+    return [s for s in found if _source_settings(settings, s)[1] or (with_sandbox and s.sandbox)]
 
 
-def load_support(settings: Settings) -> int:
-    """Read new and changed tickets into the raw layer; returns how many were read."""
-    from ingestion.sources.support import load_support as load
+def refresh(settings: Settings, source: RefreshSource) -> int:
+    """Read a source into its raw table; returns how many rows were read."""
+    from ingestion.refresh import refresh as run
 
-    url = settings.support_url or f"{settings.sandbox_url}/support"
-    token = settings.support_token.get_secret_value() if settings.support_token else "sandbox"
-    return load(_lake(settings), url, token).rows
+    return run(_lake(settings), source, _source_settings(settings, source)[0]).rows
+
+
+def _source_settings(settings: Settings, source: RefreshSource) -> tuple[Any, bool]:
+    """A source's own settings, and whether they are its real ones and not the sandbox's."""
+    from ingestion.sources import SourceError, read_settings, variable
+
+    own = read_settings(source, ENV_FILE)
+    given = own.model_fields_set & source.sandbox.keys()
+    if not source.sandbox or given == source.sandbox.keys():
+        return own, True
+    if given:
+        lacking = ", ".join(variable(source, name) for name in source.sandbox if name not in given)
+        raise SourceError(
+            f"The source {source.name} is set in part only: set {lacking} as well, or none of its "
+            "settings to use the sandbox."
+        )
+    values: dict[str, Any] = {
+        name: text.format(url=settings.sandbox_url) for name, text in source.sandbox.items()
+    }
+    return source.settings(**values), False
 
 
 def import_file(

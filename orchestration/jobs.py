@@ -28,6 +28,7 @@ MAINTENANCE = "maintenance"
 
 def build_asset_jobs(
     manifest: Mapping[str, Any],
+    tables: AssetsDefinition,
     every_batch: AssetsDefinition,
     after_sync: AssetsDefinition,
     syncs: AssetsDefinition,
@@ -57,8 +58,8 @@ def build_asset_jobs(
         ),
         _one_process(
             SOURCES,
-            AssetSelection.assets(ingest.CRM_CONTACTS, ingest.SUPPORT_TICKETS),
-            "Reads the CRM and the help desk.",
+            AssetSelection.assets(*tables.keys),
+            "Reads CRM, help desk and the like.",
         ),
         _one_process(
             DAILY,

@@ -25,21 +25,23 @@ STAGES = {
     "customers": "select count(*) from customers",
     "scored": "select count(*) from churn_scores",
     "signals": "select count(*) from signals",
-    "crm_contacts": "select count(*) from raw.crm_contacts",
-    "support_tickets": "select count(*) from raw.support_tickets",
 }
 
 
 def status(settings: Settings) -> dict[str, Any]:
     """Counts per stage, backlog, freshness, deliveries by state, and the present writer."""
     from ingestion.log import LogReader
+    from ingestion.sources import refreshed
 
     postgres.start(settings)
     warehouse.ensure(settings)
     accepted = LogReader(settings.log_dir).end() if settings.log_dir.exists() else 0
     position = ingest.loader(settings).position()
     with lake.connect(settings) as connection:
-        stages = {name: _scalar(connection, query) for name, query in STAGES.items()}
+        tables = {
+            source.table: f"select count(*) from raw.{source.table}" for source in refreshed()
+        }
+        stages = {name: _scalar(connection, query) for name, query in (STAGES | tables).items()}
         built = _scalar(connection, "select max(built_at) from build_watermarks")
         newest = _scalar(connection, "select max(received_at) from stg_events")
     return {

@@ -99,20 +99,20 @@ def due_deliveries(context: SensorEvaluationContext) -> SensorResult | SkipReaso
 
 
 def build_source_sensor(settings: Settings) -> SensorDefinition:
-    """Reads CRM and help desk every `SIGNALBOX_SOURCE_REFRESH_SECONDS`."""
+    """Reads the sources that are tables every `SIGNALBOX_SOURCE_REFRESH_SECONDS`."""
 
     @sensor(
         name="refresh_sources",
         job_name=jobs.SOURCES,
         minimum_interval_seconds=int(settings.source_refresh_seconds),
         default_status=DefaultSensorStatus.RUNNING,
-        description="Reads the CRM and the help desk at the interval of the settings.",
+        description="Reads CRM, help desk and the like at the interval of the settings.",
     )
     def refresh_sources(context: SensorEvaluationContext) -> RunRequest | SkipReason:
-        elsewhere = settings.crm_url and settings.support_url
-        if not elsewhere and not port_answers(settings.host, settings.sandbox_port):
+        with_sandbox = port_answers(settings.host, settings.sandbox_port)
+        if not ingest.refreshable(settings, with_sandbox=with_sandbox):
             return SkipReason(
-                "Neither SIGNALBOX_CRM_URL and SIGNALBOX_SUPPORT_URL are set nor the sandbox runs."
+                "No source's API is set (SIGNALBOX_CRM_URL …), and the sandbox does not run."
             )
         last = _last(context.instance, jobs.SOURCES)
         if last and _under_way(last):

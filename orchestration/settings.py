@@ -21,7 +21,7 @@ class SettingsError(Exception):
 
 
 class Settings(BaseSettings):
-    """Core settings. Each destination's own (`SIGNALBOX_HUBSPOT_TOKEN` …) live in its file."""
+    """Core settings. Those of a source or destination (`SIGNALBOX_CRM_URL` …) live in its file."""
 
     model_config = SettingsConfigDict(
         env_prefix="SIGNALBOX_",
@@ -54,12 +54,11 @@ class Settings(BaseSettings):
         30, gt=0, description="Minutes without purchase after which a cart counts as abandoned."
     )
     source_refresh_seconds: float = Field(
-        300, ge=5, description="How often the CRM and the help desk are read."
+        300, ge=5, description="How often sources that are tables are read: CRM, help desk."
     )
-    crm_url: str = Field("", description="HubSpot-compatible API to read; unset: the sandbox.")
-    crm_token: SecretStr | None = None
-    support_url: str = Field("", description="Zendesk-compatible API to read; unset: the sandbox.")
-    support_token: SecretStr | None = None
+    sources: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="Sources to switch on, by file name: kafka,stripe."
+    )
 
     @field_validator("write_keys", mode="before")
     @classmethod
@@ -71,6 +70,13 @@ class Settings(BaseSettings):
     def _parse_unknown_events(cls, value: object) -> object:
         if isinstance(value, str):
             return {"*": value} if value in get_args(UnknownEvents) else _pairs(value)
+        return value
+
+    @field_validator("sources", mode="before")
+    @classmethod
+    def _parse_sources(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
     @field_validator("home")

@@ -13,6 +13,9 @@ from typing import Any, ClassVar
 
 import duckdb
 
+from ingestion import raw_tables
+from ingestion.sources import refreshed
+
 PROJECT = Path(__file__).parents[1] / "dbt_project"
 
 RAW_TABLES = """
@@ -27,14 +30,6 @@ create table raw.events (
 create table raw.quarantine (
     log_seq bigint, source varchar, message_id varchar, type varchar, event varchar,
     reason varchar, detail varchar, received_at timestamptz, payload varchar, _dlt_load_id varchar
-);
-create table raw.crm_contacts (
-    contact_id varchar, email varchar, properties varchar, created_at timestamptz,
-    updated_at timestamptz, archived boolean, _dlt_load_id varchar
-);
-create table raw.support_tickets (
-    ticket_id varchar, requester_email varchar, subject varchar, status varchar, priority varchar,
-    created_at timestamptz, updated_at timestamptz, payload varchar, _dlt_load_id varchar
 );
 create table ledger.actions (
     action_key varchar, sync varchar, destination varchar, mode varchar, row_key varchar,
@@ -81,6 +76,13 @@ class Warehouse:
         self.next_seq = 0
         with self.connect() as connection:
             connection.execute(RAW_TABLES)
+            for source in refreshed():
+                connection.register("empty", raw_tables.schema(source.table).empty_table())
+                connection.execute(
+                    f"create table raw.{source.table} as "
+                    "select *, cast(null as varchar) as _dlt_load_id from empty"
+                )
+                connection.unregister("empty")
 
     @contextmanager
     def connect(self) -> Any:

@@ -1,7 +1,7 @@
 """What a change costs, proved with toys: each is added to a copy, with nothing else touched.
 
-One story: a new event, the signal it fires, the sync that tells a new destination, and that
-vendor's stand-in in the sandbox.
+One story: a new event, the signal it fires, the sync that tells a new destination, that vendor's
+stand-in in the sandbox, and a new source beside them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,13 @@ import requests
 from dagster import AssetKey, Definitions
 from dbt_warehouse import PROJECT, Message, Warehouse
 
-from ingestion import contract
+from ingestion import contract, sources
 from ingestion.contract import Contracts
+from ingestion.destination import Lake
 from ingestion.envelope import Arrival, to_record
+from ingestion.load import Loader
+from ingestion.refresh import refresh
+from ingestion.sources import RefreshSource
 from orchestration import jobs
 from orchestration.assets import ingest
 from orchestration.assets.models import build_model_assets
@@ -153,6 +157,55 @@ class StandIn(vendor.StandIn):
 """
 
 
+SOURCE = """
+from datetime import UTC, datetime
+
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+KIND = "refresh"
+DESCRIPTION = "The toys of the playroom."
+TABLE = "toys"
+COLUMNS = {"toy_id": "text", "price": "number", "updated_at": "time"}
+KEY = "toy_id"
+SANDBOX = {}
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="SIGNALBOX_TOYS_")
+    shelf: str = "top"
+
+
+def rows(settings, since):
+    yield {"toy_id": settings.shelf, "price": 3.5, "updated_at": datetime(2026, 3, 1, tzinfo=UTC)}
+"""
+
+STAGING = """
+select
+    toy_id,
+    price
+from {{ source('raw', 'toys') }}
+"""
+
+STAGING_BLOCK = """
+version: 2
+
+sources:
+  - name: raw
+    database: "{{ 'lake' if target.name in ('lake', 'dev') else target.database }}"
+    schema: raw
+    tables:
+      - name: toys
+        description: One row per toy.
+
+models:
+  - name: stg_toys
+    description: One row per toy.
+    columns:
+      - {name: toy_id, data_type: varchar, description: Its id.}
+      - {name: price, data_type: double, description: What it costs.}
+"""
+
+
 def changes(original: Path, copy: Path) -> set[str]:
     """Names of the files that are new, changed or gone in the copy."""
 
@@ -177,7 +230,7 @@ def add_block(file: Path, block: str) -> None:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the dbt project with the toy signal and the toy sync."""
+    """A copy of the dbt project with the toy signal, the toy sync and the toy source."""
     copy = tmp_path_factory.mktemp("project") / "dbt_project"
     shutil.copytree(PROJECT, copy, ignore=shutil.ignore_patterns("target", "logs"))
     models = copy / "models"
@@ -185,6 +238,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     add_block(models / "signals" / "signals.yml", SIGNAL_BLOCK)
     (models / "syncs" / "sync_toybox__toy_lost.sql").write_text(SYNC)
     add_block(models / "syncs" / "syncs.yml", SYNC_BLOCK)
+    (models / "staging" / "stg_toys.sql").write_text(STAGING)
+    (models / "staging" / "stg_toys.yml").write_text(STAGING_BLOCK)
     return copy
 
 
@@ -200,6 +255,16 @@ def manifest(warehouse: Warehouse) -> dict[str, Any]:
     warehouse.manifest()
     written: dict[str, Any] = json.loads((warehouse.scratch / "target/manifest.json").read_text())
     return written
+
+
+@pytest.fixture
+def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The toy source, as a file in its package."""
+    (tmp_path / "toys.py").write_text(SOURCE)
+    monkeypatch.setattr(sources, "__path__", [*sources.__path__, str(tmp_path)])
+    yield
+    sys.modules.pop("ingestion.sources.toys", None)
+    vars(sources).pop("toys", None)
 
 
 @pytest.fixture
@@ -235,10 +300,11 @@ def test_a_new_event_is_one_schema(tmp_path: Path) -> None:
     assert (bad.kind, bad.reason) == ("quarantine", "missing_field")
 
 
-def test_a_new_signal_and_a_new_sync_are_one_query_and_one_block_each(project: Path) -> None:
+def test_a_new_signal_sync_and_source_are_one_query_and_one_block_each(project: Path) -> None:
     assert changes(PROJECT, project) == {
         "models/signals/toy_lost.sql", "models/signals/signals.yml",
         "models/syncs/sync_toybox__toy_lost.sql", "models/syncs/syncs.yml",
+        "models/staging/stg_toys.sql", "models/staging/stg_toys.yml",
     }  # fmt: skip
 
 
@@ -255,10 +321,11 @@ def test_they_build_from_raw_events_under_their_contracts(warehouse: Warehouse) 
 def test_they_are_assets_between_the_log_and_the_ledger(manifest: dict[str, Any]) -> None:
     every_batch, after_sync = build_model_assets(manifest)
     sync_assets = build_sync_assets(manifest)
-    assets = [ingest.EVENT_LOG, ingest.load_events, ingest.load_sources]
+    tables = ingest.build_source_assets()
+    assets = [ingest.EVENT_LOG, ingest.load_events, tables]
     definitions = Definitions(
         assets=[*assets, every_batch, sync_assets, after_sync],
-        jobs=jobs.build_asset_jobs(manifest, every_batch, after_sync, sync_assets),
+        jobs=jobs.build_asset_jobs(manifest, tables, every_batch, after_sync, sync_assets),
     )
     graph = definitions.resolve_asset_graph()
     signal, model = AssetKey("toy_lost"), AssetKey("sync_toybox__toy_lost")
@@ -290,6 +357,32 @@ def test_a_new_destination_and_its_stand_in_are_one_file_each(
     assert [(found["destination"], found["summary"]) for found in effects] == [
         ("toybox", "looks for bear")
     ]
+
+
+@pytest.mark.usefixtures("toys")
+def test_a_new_source_is_one_file_one_staging_model_and_one_block(
+    warehouse: Warehouse,
+    manifest: dict[str, Any],
+    tmp_path: Path,
+    new_database: Callable[[], str],
+) -> None:
+    warehouse.query("create table raw.toys as select 'bear' as toy_id, 3.5::double as price")
+    warehouse.dbt("run", "--select", "stg_toys")
+    assert warehouse.query("select toy_id, price from main.stg_toys") == [("bear", 3.5)]
+    assert manifest["nodes"]["model.signalbox.stg_toys"]["depends_on"]["nodes"] == [
+        "source.signalbox.raw.toys"
+    ]
+
+    (source,) = (s for s in sources.switched_on(["toys"], RefreshSource) if s.name == "toys")
+    assert "toys" not in {s.name for s in sources.switched_on([], RefreshSource)}
+    lake = Lake(new_database(), f"{tmp_path / 'lake'}/", tmp_path / "dlt")
+    Loader(lake.catalog_url, lake.data_path, tmp_path / "log", tmp_path / "dlt").ensure_tables()
+    assert [refresh(lake, source, source.settings()).rows for _ in range(2)] == [1, 1]
+    with lake.connect() as connection:
+        rows = connection.execute("select toy_id, price from lake.raw.toys").fetchall()
+    assert rows == [("top", 3.5)]
+    spec = ingest.build_source_assets().specs_by_key[AssetKey(["raw", "toys"])]
+    assert spec.description == source.description
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import typer
 
+from ingestion import sources
 from orchestration.cli import app
 from orchestration.settings import ROOT, Settings
 from syncs import destinations
@@ -48,6 +49,15 @@ def test_every_destinations_settings_are_explained(name: str) -> None:
     prefix = settings.model_config.get("env_prefix", "")
     for field in settings.model_fields:
         assert f"{prefix}{field}".upper() + "=" in ENV_EXAMPLE
+
+
+@pytest.mark.parametrize("name", sources.available())
+def test_every_sources_settings_are_explained(name: str) -> None:
+    source = sources.load(name)
+    for field in source.settings.model_fields:
+        assert sources.variable(source, field) + "=" in ENV_EXAMPLE
+    if not isinstance(source, sources.RefreshSource):
+        assert f"`{name}`" in README
 
 
 def test_every_contract_stands_in_the_readme() -> None:

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import orjson
+from pydantic import SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from ingestion.destination import Lake
-from ingestion.sources.http import Api, parse_time
-from ingestion.sources.load import SourceResult, load_source
+from ingestion.rest_api import Api, parse_time
+from ingestion.sources import ColumnType
 
-PIPELINE = "crm"
+KIND = "refresh"
+DESCRIPTION = "The CRM's contacts with their current values."
+TABLE = "crm_contacts"
+COLUMNS: dict[str, ColumnType] = {
+    "contact_id": "text",
+    "email": "text",
+    "properties": "text",
+    "created_at": "time",
+    "updated_at": "time",
+    "archived": "bool",
+}
+KEY = None
+SANDBOX = {"url": "{url}/hubspot", "token": "sandbox"}
+ON_BY_DEFAULT = True
 PAGE_ROWS = 100  # HubSpot's maximum
 
 # HubSpot answers only the properties that are asked for; the first are the person's, the others
@@ -30,44 +45,40 @@ PROPERTIES = (
 )
 
 
-def contacts(
-    base_url: str, token: str, properties: Sequence[str] = PROPERTIES
-) -> Iterator[dict[str, Any]]:
-    """Every contact that is not archived, as a row of `raw.crm_contacts`, each id once.
+class Settings(BaseSettings):
+    """Where the CRM is."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SIGNALBOX_CRM_", env_ignore_empty=True, extra="ignore"
+    )
+    url: str = ""
+    token: SecretStr | None = None
+
+
+def rows(settings: Settings, since: datetime | None = None) -> Iterator[dict[str, Any]]:
+    """Every contact that is not archived, as a row of the table, each id once.
 
     Raises:
         SourceError: the API refuses, cannot be reached, or answers nonsense.
     """
-    api = Api("CRM", base_url, token, "SIGNALBOX_CRM")
+    api = Api("CRM", settings.url, settings.token, "SIGNALBOX_CRM")
     seen: set[str] = set()  # a contact that moves between pages while we read is answered twice
     after = ""
     while True:
-        parameters = {"limit": str(PAGE_ROWS), "properties": ",".join(properties)}
+        parameters = {"limit": str(PAGE_ROWS), "properties": ",".join(PROPERTIES)}
         if after:
             parameters["after"] = after
         page = api.get("/crm/v3/objects/contacts", parameters)
         with api.understanding():
-            rows = [_row(contact) for contact in page["results"]]
+            found = [_row(contact) for contact in page["results"]]
             following = page.get("paging", {}).get("next", {}).get("after")
-        for row in rows:
+        for row in found:
             if row["contact_id"] not in seen:
                 seen.add(row["contact_id"])
                 yield row
         if not following or following == after:
             return
         after = str(following)
-
-
-def load_crm(lake: Lake, base_url: str, token: str) -> SourceResult:
-    """Replace `raw.crm_contacts` by the CRM's present contacts, in one commit.
-
-    The caller holds the lake's writer lock.
-
-    Raises:
-        SourceError: the CRM cannot be read; the table stays as it was.
-        LoadError: the lake cannot be written; the table stays as it was.
-    """
-    return load_source(lake, PIPELINE, "crm_contacts", contacts(base_url, token), key=None)
 
 
 def _row(contact: dict[str, Any]) -> dict[str, Any]:

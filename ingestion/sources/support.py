@@ -7,58 +7,63 @@ from datetime import datetime
 from typing import Any
 
 import orjson
+from pydantic import SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from ingestion.destination import Lake
-from ingestion.sources.http import Api, parse_time
-from ingestion.sources.load import SourceResult, load_source
+from ingestion.rest_api import Api, parse_time
+from ingestion.sources import ColumnType
 
-PIPELINE = "support"
+KIND = "refresh"
+DESCRIPTION = "The help desk's tickets, as they are now."
+TABLE = "support_tickets"
+COLUMNS: dict[str, ColumnType] = {
+    "ticket_id": "text",
+    "requester_email": "text",
+    "subject": "text",
+    "status": "text",
+    "priority": "text",
+    "created_at": "time",
+    "updated_at": "time",
+    "payload": "text",
+}
+KEY = "ticket_id"
+SANDBOX = {"url": "{url}/support", "token": "sandbox"}
+ON_BY_DEFAULT = True
 PAGE_ROWS = 100
 
 
-def tickets(
-    base_url: str, token: str, updated_since: datetime | None = None
-) -> Iterator[dict[str, Any]]:
-    """Every ticket changed at or after `updated_since`, as a row of `raw.support_tickets`.
+class Settings(BaseSettings):
+    """Where the help desk is."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SIGNALBOX_SUPPORT_", env_ignore_empty=True, extra="ignore"
+    )
+    url: str = ""
+    token: SecretStr | None = None
+
+
+def rows(settings: Settings, since: datetime | None = None) -> Iterator[dict[str, Any]]:
+    """Every ticket changed at or after `since`, as a row of the table.
 
     A ticket that changes while we read can come twice; the later answer is the newer one.
 
     Raises:
         SourceError: the API refuses, cannot be reached, or answers nonsense.
     """
-    api = Api("help desk", base_url, token, "SIGNALBOX_SUPPORT")
+    api = Api("help desk", settings.url, settings.token, "SIGNALBOX_SUPPORT")
     parameters = {"page[size]": str(PAGE_ROWS)}
-    if updated_since is not None:
-        parameters["updated_since"] = updated_since.isoformat().replace("+00:00", "Z")
+    if since is not None:
+        parameters["updated_since"] = since.isoformat().replace("+00:00", "Z")
     while True:
         page = api.get("/api/v2/tickets", parameters)
         with api.understanding():
-            rows = [_row(ticket) for ticket in page["tickets"]]
+            found = [_row(ticket) for ticket in page["tickets"]]
             more = page["meta"]["has_more"]
             after = str(page["meta"].get("after_cursor") or "")
-        yield from rows
+        yield from found
         if not more or not after or after == parameters.get("page[after]"):
             return
         parameters["page[after]"] = after
-
-
-def load_support(lake: Lake, base_url: str, token: str, *, full: bool = False) -> SourceResult:
-    """Merge new and changed tickets into `raw.support_tickets`, in one commit.
-
-    Asks only for what changed since the newest ticket in the table, which is answered again; with
-    `full` for everything. The caller holds the lake's writer lock.
-
-    Raises:
-        SourceError: the help desk cannot be read; the table stays as it was.
-        LoadError: the lake cannot be written; the table stays as it was.
-    """
-    with lake.connect() as connection:
-        newest = connection.execute(
-            "select max(updated_at) from lake.raw.support_tickets"
-        ).fetchone()
-    since = None if full or newest is None else newest[0]
-    rows = tickets(base_url, token, since)
-    return load_source(lake, PIPELINE, "support_tickets", rows, key="ticket_id")
 
 
 def _row(ticket: dict[str, Any]) -> dict[str, Any]:

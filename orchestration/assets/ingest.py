@@ -1,4 +1,4 @@
-"""The raw layer's assets: what dlt loads from the log, the CRM and the help desk."""
+"""The raw layer's assets: what dlt loads from the log and from sources that are tables."""
 
 from collections.abc import Iterator
 
@@ -8,13 +8,16 @@ from dagster import (
     AssetExecutionContext,
     AssetKey,
     AssetObservation,
+    AssetsDefinition,
     AssetSpec,
     MaterializeResult,
     multi_asset,
 )
 
+from ingestion.sources import refreshed
 from orchestration import ingest, lake
 from orchestration.settings import load_settings
+from orchestration.supervisor import port_answers
 
 EVENT_LOG = AssetSpec(
     "event_log",
@@ -24,8 +27,6 @@ EVENT_LOG = AssetSpec(
 )
 EVENTS = AssetKey(["raw", "events"])
 QUARANTINE = AssetKey(["raw", "quarantine"])
-CRM_CONTACTS = AssetKey(["raw", "crm_contacts"])
-SUPPORT_TICKETS = AssetKey(["raw", "support_tickets"])
 
 
 @multi_asset(
@@ -83,22 +84,31 @@ def load_events(
     )
 
 
-@multi_asset(
-    name="load_sources",
-    specs=[
-        AssetSpec(CRM_CONTACTS, description="The CRM's contacts with their current values."),
-        AssetSpec(SUPPORT_TICKETS, description="The help desk's tickets, as they are now."),
-    ],
-    group_name="raw",
-    compute_kind="dlt",
-)
-def load_sources(context: AssetExecutionContext) -> Iterator[MaterializeResult[None]]:
-    """Read CRM and help desk through their APIs."""
-    settings = load_settings()
-    with lake.writer(
-        settings, f"sources {context.run_id[:8]}", wait_seconds=600, on_wait=context.log.info
-    ):
-        contacts = ingest.load_crm(settings)
-        yield MaterializeResult(asset_key=CRM_CONTACTS, metadata={"dagster/row_count": contacts})
-        tickets = ingest.load_support(settings)
-        yield MaterializeResult(asset_key=SUPPORT_TICKETS, metadata={"dagster/row_count": tickets})
+def build_source_assets() -> AssetsDefinition:
+    """One asset for each source that is a table, and the run that reads those in use."""
+    known = refreshed()
+
+    @multi_asset(
+        name="load_sources",
+        specs=[
+            AssetSpec(["raw", source.table], description=source.description, skippable=True)
+            for source in known
+        ],
+        can_subset=True,
+        group_name="raw",
+        compute_kind="dlt",
+    )
+    def load_sources(context: AssetExecutionContext) -> Iterator[MaterializeResult[None]]:
+        """Read the sources through their APIs."""
+        settings = load_settings()
+        with_sandbox = port_answers(settings.host, settings.sandbox_port)
+        with lake.writer(
+            settings, f"sources {context.run_id[:8]}", wait_seconds=600, on_wait=context.log.info
+        ):
+            for source in ingest.refreshable(settings, with_sandbox=with_sandbox):
+                key = AssetKey(["raw", source.table])
+                if key in context.selected_asset_keys:
+                    rows = ingest.refresh(settings, source)
+                    yield MaterializeResult(asset_key=key, metadata={"dagster/row_count": rows})
+
+    return load_sources

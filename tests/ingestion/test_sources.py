@@ -11,12 +11,11 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from lakes import query
 
+from ingestion import rest_api, sources
 from ingestion.destination import Lake
 from ingestion.load import Loader
-from ingestion.sources import http
-from ingestion.sources.crm import contacts, load_crm
-from ingestion.sources.http import SourceError
-from ingestion.sources.support import load_support, tickets
+from ingestion.refresh import SourceResult, refresh
+from ingestion.sources import RefreshSource, SourceError, crm, support
 
 TOKEN = "pat-secret"
 
@@ -70,6 +69,16 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+def load(name: str, lake: Lake, url: str, *, full: bool = False) -> SourceResult:
+    source = sources.load(name)
+    assert isinstance(source, RefreshSource)
+    return refresh(lake, source, source.settings(url=url, token=TOKEN), full=full)
+
+
+def contacts(url: str, token: str = TOKEN) -> list[dict[str, Any]]:
+    return list(crm.rows(crm.Settings(url=url, token=token)))
+
+
 def contact(number: int, **properties: str | None) -> dict[str, Any]:
     return {
         "id": str(number),
@@ -106,7 +115,7 @@ def vendor() -> Iterator[Vendor]:
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     waited: list[float] = []
-    monkeypatch.setattr(http, "sleep", waited.append)
+    monkeypatch.setattr(rest_api, "sleep", waited.append)
     return waited
 
 
@@ -120,13 +129,13 @@ def raw(lake: Lake, tmp_path: Any) -> Lake:
 
 def test_contacts_are_replaced_as_a_whole(raw: Lake, vendor: Vendor) -> None:
     vendor.contacts = [contact(1, churn_band="low"), contact(2), contact(3), contact(4), contact(5)]
-    assert load_crm(raw, vendor.url + "/", TOKEN).rows == 5
-    assert load_crm(raw, vendor.url, TOKEN).rows == 5
+    assert load("crm", raw, vendor.url + "/").rows == 5
+    assert load("crm", raw, vendor.url).rows == 5
     assert query(raw, "select count(*), count(distinct contact_id) from raw.crm_contacts") == [
         (5, 5)
     ]
     vendor.contacts = [contact(1, churn_band="high", email=None)]
-    load_crm(raw, vendor.url, TOKEN)
+    load("crm", raw, vendor.url)
     ((row),) = query(
         raw,
         "select contact_id, email, properties ->> 'churn_band', updated_at::varchar, archived, "
@@ -136,14 +145,14 @@ def test_contacts_are_replaced_as_a_whole(raw: Lake, vendor: Vendor) -> None:
     assert "churn_band" in vendor.requests[0]["properties"]
 
     vendor.contacts = []
-    assert load_crm(raw, vendor.url, TOKEN).rows == 0
+    assert load("crm", raw, vendor.url).rows == 0
     assert query(raw, "select * from raw.crm_contacts") == []
 
 
 def test_tickets_are_merged(raw: Lake, vendor: Vendor) -> None:
-    assert load_support(raw, vendor.url, TOKEN).rows == 0
+    assert load("support", raw, vendor.url).rows == 0
     vendor.tickets = [ticket(n, f"2026-01-0{n}T00:00:00Z") for n in (1, 2, 3)]
-    assert load_support(raw, vendor.url, TOKEN).rows == 3
+    assert load("support", raw, vendor.url).rows == 3
     assert "updated_since" not in vendor.requests[-1]
     # The newest is answered again; one changes, one is answered twice while it changes.
     vendor.tickets = [
@@ -154,12 +163,12 @@ def test_tickets_are_merged(raw: Lake, vendor: Vendor) -> None:
         vendor.tickets[2],
     ]
     vendor.requests.clear()
-    assert load_support(raw, vendor.url, TOKEN).rows == 4
+    assert load("support", raw, vendor.url).rows == 4
     assert vendor.requests[0]["updated_since"] == "2026-01-03T00:00:00Z"
     expected = [("1", "solved"), ("2", "open"), ("3", "open"), ("4", "pending")]
     statuses = "select ticket_id, status from raw.support_tickets order by 1"
     assert query(raw, statuses) == expected
-    assert load_support(raw, vendor.url, TOKEN, full=True).rows == 5
+    assert load("support", raw, vendor.url, full=True).rows == 5
     assert query(raw, statuses) == expected
     assert query(
         raw,
@@ -170,14 +179,14 @@ def test_tickets_are_merged(raw: Lake, vendor: Vendor) -> None:
 
 def test_a_failure_midway_leaves_the_table(raw: Lake, vendor: Vendor, waits: list[float]) -> None:
     vendor.contacts = [contact(n) for n in range(4)]
-    load_crm(raw, vendor.url, TOKEN)
+    load("crm", raw, vendor.url)
     first_page = json.dumps({"results": [contact(9)], "paging": {"next": {"after": "1"}}})
-    vendor.answers = [(200, {}, first_page.encode()), *[(500, {}, b"")] * http.ATTEMPTS]
+    vendor.answers = [(200, {}, first_page.encode()), *[(500, {}, b"")] * rest_api.ATTEMPTS]
     with pytest.raises(SourceError, match="answered 500 5 times"):
-        load_crm(raw, vendor.url, TOKEN)
+        load("crm", raw, vendor.url)
     assert query(raw, "select count(*) from raw.crm_contacts") == [(4,)]
     vendor.contacts = vendor.contacts[:1]
-    load_crm(raw, vendor.url, TOKEN)
+    load("crm", raw, vendor.url)
     assert query(raw, "select count(*) from raw.crm_contacts") == [(1,)]
 
 
@@ -188,16 +197,16 @@ def test_retry_after_is_honoured(vendor: Vendor, waits: list[float]) -> None:
         (503, {"Retry-After": formatdate(4102444800, usegmt=True)}, b""),
     ]
     with pytest.raises(SourceError, match="asks to be left alone"):
-        list(contacts(vendor.url, TOKEN))
+        contacts(vendor.url)
     assert waits == [7.0]
     vendor.answers = [(429, {}, b""), (429, {"Retry-After": "soon"}, b"")]
-    assert len(list(contacts(vendor.url, TOKEN))) == 1
+    assert len(contacts(vendor.url)) == 1
     assert waits == [7.0, 0.5, 1.0]
 
 
 def test_a_contact_that_moves_between_pages_comes_once(vendor: Vendor) -> None:
     vendor.contacts = [contact(1), contact(2), contact(2), contact(3)]
-    assert [row["contact_id"] for row in contacts(vendor.url, TOKEN)] == ["1", "2", "3"]
+    assert [row["contact_id"] for row in contacts(vendor.url)] == ["1", "2", "3"]
 
 
 @pytest.mark.parametrize(
@@ -215,14 +224,14 @@ def test_nonsense_is_refused(
 ) -> None:
     vendor.answers = [answer]
     with pytest.raises(SourceError, match=message):
-        list(contacts(vendor.url, TOKEN))
+        contacts(vendor.url)
 
 
 def test_errors_keep_the_token_secret(vendor: Vendor, waits: list[float]) -> None:
     with pytest.raises(SourceError, match=r"refused the token.*SIGNALBOX_SUPPORT_TOKEN") as caught:
-        list(tickets(vendor.url, "wrong-secret"))
+        list(support.rows(support.Settings(url=vendor.url, token="wrong-secret")))
     assert "wrong-secret" not in str(caught.value)
     vendor.server_close()
     with pytest.raises(SourceError, match="does not answer") as caught:
-        list(contacts(f"http://127.0.0.1:{vendor.server_port}", TOKEN))
+        contacts(f"http://127.0.0.1:{vendor.server_port}")
     assert TOKEN not in str(caught.value)

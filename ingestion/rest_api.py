@@ -10,14 +10,13 @@ from time import sleep
 from typing import Any
 
 import requests
+from pydantic import SecretStr
+
+from ingestion.sources import SourceError
 
 TIMEOUT_SECONDS = (5, 30)  # to connect, to answer
 ATTEMPTS = 5
 LONGEST_WAIT_SECONDS = 60.0
-
-
-class SourceError(Exception):
-    """A source cannot be read; the message says which and what to do, never a secret."""
 
 
 class Api:
@@ -30,13 +29,14 @@ class Api:
         variable: prefix of the settings that hold URL and token, for messages.
     """
 
-    def __init__(self, name: str, base_url: str, token: str, variable: str) -> None:
+    def __init__(self, name: str, base_url: str, token: SecretStr | None, variable: str) -> None:
         self._name = name
         self._base_url = base_url.rstrip("/")
         self._variable = variable
         self._session = requests.Session()
         # An auth callable, because requests would prefer a .netrc entry over a plain header.
-        self._session.auth = lambda request: _with_token(request, token)
+        secret = token.get_secret_value() if token else ""
+        self._session.auth = lambda request: _with_token(request, secret)
 
     def get(self, path: str, parameters: Mapping[str, str]) -> dict[str, Any]:
         """The JSON object at `path`. Waits and repeats on 429, 5xx and lost connections.

@@ -8,24 +8,23 @@ from __future__ import annotations
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from ingestion.client import Proxies
 from ingestion.contract import CONTRACTS, Contracts
 from ingestion.envelope import Limits
 from ingestion.http_api import create_app
 from ingestion.log import EventLog
+from ingestion.protocol import ConnectionLimits, with_limits
 from ingestion.request import SourcePolicy
 
 __all__ = ["CollectorError", "SourcePolicy", "create_app", "run"]
 
 _DRAIN_SECONDS = 10
-# More than the largest read from a socket, which may hold a whole request and the next one's head.
-_HEAD_BYTES = 512 * 1024
 
 
 class CollectorError(Exception):
@@ -40,29 +39,40 @@ def run(
     port: int = 8080,
     contracts: Path = CONTRACTS,
     limits: Limits | None = None,
+    connections: ConnectionLimits | None = None,
+    trusted_proxies: Iterable[str] = (),
     on_ready: Callable[[int], None] | None = None,
 ) -> None:
     """Serve the collector until SIGINT or SIGTERM, then finish what is in flight and return.
 
     `write_keys` maps a key to the name of its source or to a SourcePolicy. `port` 0 takes any free
-    one; `on_ready` is called with the port in use once connections are taken. Raises
-    CollectorError, ContractError or LogError if it cannot start.
+    one; `on_ready` is called with the port in use once connections are taken. `trusted_proxies`
+    are the addresses or networks whose X-Forwarded headers are believed. Raises CollectorError,
+    ContractError or LogError if it cannot start.
     """
     if not write_keys:
         raise CollectorError(
             "No write keys are set, so nobody could send events. "
             "Set SIGNALBOX_WRITE_KEYS, for example web=wk_1,server=wk_2."
         )
+    try:
+        proxies = Proxies(trusted_proxies)
+    except ValueError as error:
+        raise CollectorError(
+            f"SIGNALBOX_TRUSTED_PROXIES: {error}. "
+            "Write addresses or networks, for example 127.0.0.1,10.0.0.0/8."
+        ) from None
     compiled = Contracts.load(contracts)
     with _listen(host, port) as listener, EventLog(log_directory) as log:
         config = uvicorn.Config(
-            create_app(log, compiled, write_keys, limits),
+            create_app(log, compiled, write_keys, limits, proxies=proxies),
             loop="uvloop",
-            http=_Protocol,
+            http=with_limits(connections or ConnectionLimits()),
             ws="none",
             lifespan="on",
             log_config=None,
             access_log=False,
+            proxy_headers=False,  # `Proxies` reads them, for requests that need them
             server_header=False,
             timeout_graceful_shutdown=_DRAIN_SECONDS,
         )
@@ -81,30 +91,9 @@ class _Server(uvicorn.Server):
         self._on_ready()
 
 
-class _Protocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1, with an end to how long the head of a request may get."""
-
-    _in_head = False
-    _head_bytes = 0
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        self._head_bytes = self._head_bytes + len(data) if self._in_head else 0
-        if self._head_bytes > _HEAD_BYTES:
-            self.transport.close()
-
-    def on_message_begin(self) -> None:
-        self._in_head = True
-        super().on_message_begin()
-
-    def on_headers_complete(self) -> None:
-        self._in_head = False
-        super().on_headers_complete()
-
-
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))

@@ -17,9 +17,10 @@ import msgspec
 
 from ingestion.contract import Contracts
 from ingestion.json_facts import depth, has_nul, lone_surrogate
+from ingestion.merge import Defaults, merged
 
 MessageType = Literal["track", "identify", "page", "screen", "group", "alias"]
-UnknownEvents = Literal["allow", "quarantine", "reject"]
+Policy = Literal["allow", "quarantine", "reject"]
 TYPES: tuple[str, ...] = get_args(MessageType)
 _ID_CHARACTERS = 512
 
@@ -33,7 +34,6 @@ class Limits:
     batch_messages: int = 2_500
     depth: int = 64
     waiting_bytes: int = 64 * 1024 * 1024
-    body_seconds: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +42,29 @@ class Arrival:
 
     `source` is the name of the write key, `type` the one in the address (``/v1/track``), `sent_at`
     the client's clock when it sent the request. Without `sent_at` no skew is corrected.
+    `defaults` is what the payload of each message gets where the message itself does not say it.
+    The policies say what becomes of events without a contract, and of those that break theirs:
+    `allow` takes them with a flag, `quarantine` keeps them aside, and so does `reject`, which
+    marks them for the request's answer as not wanted.
     """
 
     source: str
     received_at: datetime
     sent_at: datetime | None = None
     type: MessageType | None = None
-    unknown_events: UnknownEvents = "quarantine"
+    unknown_events: Policy = "quarantine"
+    violations: Policy = "quarantine"
+    defaults: Defaults | None = None
 
 
-class LogRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One record of the event log. Times are RFC 3339 in UTC with microseconds."""
+class LogRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One record of the event log. Times are RFC 3339 in UTC with microseconds.
+
+    `event_version` is the contract's that it was checked against. `reason` and `detail` say what is
+    wrong with it: why it is in quarantine or, of an event, what its source's policy allowed.
+    `rejected` marks a message that the policy did not want and that came beside wanted ones.
+    A replay names the quarantine record it was made from by its `log_seq`.
+    """
 
     kind: Literal["event", "quarantine"]
     source: str
@@ -70,6 +82,9 @@ class LogRecord(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None
     detail: str | None
     payload: str
+    rejected: bool = False
+    replayed_from: int | None = None
+    replayed_at: str | None = None
 
 
 _ABSENT = msgspec.Raw(b"null")
@@ -92,13 +107,22 @@ class _Message(msgspec.Struct, rename="camel"):
     context: msgspec.Raw = _ABSENT
 
 
+class _Context(msgspec.Struct):
+    protocols: Any = None
+
+
 class _Refused(Exception):
-    def __init__(self, reason: str, detail: str) -> None:
+    def __init__(
+        self, reason: str, detail: str, version: int | None = None, *, rejected: bool = False
+    ) -> None:
         self.reason = reason
         self.detail = detail
+        self.version = version
+        self.rejected = rejected
 
 
 _messages = msgspec.json.Decoder(_Message)
+_contexts = msgspec.json.Decoder(_Context)
 _records = msgspec.json.Decoder(LogRecord)
 _encoder = msgspec.json.Encoder()
 _sorted_encoder = msgspec.json.Encoder(order="sorted")
@@ -162,11 +186,16 @@ def _event(raw: bytes, arrival: Arrival, contracts: Contracts, limits: Limits) -
     event = _check_type(type_, message, user_id, anonymous_id)
 
     original, sent, corrected = _times(message, arrival)
-    verdict = contracts.check(type_, event, message.properties)
-    if verdict.reason and not (
-        verdict.reason == "unknown_event" and arrival.unknown_events == "allow"
-    ):
-        raise _Refused(verdict.reason, verdict.detail or verdict.reason)
+    declared = _declared_version(message, arrival)
+    verdict = contracts.check(type_, event, message.properties, declared)
+    if verdict.reason:
+        unknown = verdict.reason == "unknown_event"
+        policy = arrival.unknown_events if unknown else arrival.violations
+        if policy != "allow":
+            detail = verdict.detail or verdict.reason
+            raise _Refused(
+                verdict.reason, detail, verdict.version, rejected=policy == "reject"
+            )
     message_id = _identifier(message.message_id, "messageId")
     return LogRecord(
         kind="event",
@@ -182,9 +211,9 @@ def _event(raw: bytes, arrival: Arrival, contracts: Contracts, limits: Limits) -
         original_timestamp=original,
         sent_at=sent,
         received_at=_format_shared(arrival.received_at),
-        reason=None,
-        detail=None,
-        payload=payload,
+        reason=verdict.reason,
+        detail=verdict.detail,
+        payload=merged(raw, arrival.defaults).decode() if arrival.defaults else payload,
     )
 
 
@@ -245,6 +274,21 @@ def _check_type(
         raise _Refused("missing_field", "groupId is required in a group message")
     if type_ == "alias" and _identifier(message.previous_id, "previousId") is None:
         raise _Refused("missing_field", "previousId is required in an alias message")
+    return None
+
+
+def _declared_version(message: _Message, arrival: Arrival) -> Any:
+    """What stands at context.protocols.event_version, of the message or else of its batch.
+
+    That is where Segment's Protocols and the code it generates put it.
+    """
+    for context in (message.context, (arrival.defaults or {}).get("context", _ABSENT)):
+        if b'"event_version"' not in bytes(context):
+            continue
+        protocols = _contexts.decode(context).protocols
+        version = protocols.get("event_version") if isinstance(protocols, dict) else None
+        if version is not None:
+            return version
     return None
 
 
@@ -311,7 +355,7 @@ def _quarantine(raw: bytes, arrival: Arrival, refused: _Refused) -> LogRecord:
         message_id_generated=message_id is None,
         type=type_ if type_ in TYPES else None,
         event=_salvaged(fields.get("event")),
-        event_version=None,
+        event_version=refused.version,
         user_id=_salvaged(fields.get("userId")),
         anonymous_id=_salvaged(fields.get("anonymousId")),
         timestamp=received,
@@ -320,7 +364,10 @@ def _quarantine(raw: bytes, arrival: Arrival, refused: _Refused) -> LogRecord:
         received_at=received,
         reason=refused.reason,
         detail=refused.detail,
-        payload=raw.decode("utf-8", "replace"),
+        payload=(merged(raw, arrival.defaults) if arrival.defaults else raw).decode(
+            "utf-8", "replace"
+        ),
+        rejected=refused.rejected,
     )
 
 

@@ -11,75 +11,78 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
+from urllib.parse import parse_qs
 
 import msgspec
 
+from ingestion import pixel
 from ingestion.appender import Appender, Log, QueueFull
+from ingestion.client import Proxies, is_device, shown, user_agent
 from ingestion.contract import Contracts
 from ingestion.envelope import (
-    TYPES,
     Arrival,
     Limits,
     LogRecord,
-    MessageType,
     encode_record,
     parse_time,
     to_record,
 )
 from ingestion.log import LogError
+from ingestion.merge import Defaults, merged
+from ingestion.openapi import describe
+from ingestion.rate_limit import RateLimiter
 from ingestion.request import (
     Batch,
     RequestError,
     SourcePolicy,
     WriteKeys,
+    body_key,
     header_key,
     inflate,
     split,
     too_large,
 )
+from ingestion.routes import Route, find
 
 Scope = MutableMapping[str, Any]
+Headers = Mapping[bytes, bytes]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 logger = logging.getLogger("signalbox.collector")
 
-_BATCH_PATHS = frozenset({"/v1/batch", "/v1/b", "/v1/import"})
-_TYPE_PATHS: Mapping[str, MessageType] = {
-    path: type_  # type: ignore[misc]  # TYPES are the MessageTypes
-    for type_ in TYPES
-    for path in (f"/v1/{type_}", f"/v1/{type_[0]}", f"/api/s/{type_}")
-}
-_SETTINGS_PATH = re.compile(r"/v1/projects/([^/]+)/settings")
-_HOST = re.compile(r"[A-Za-z0-9._\-\[\]:]+")
+
 _RETRY_SECONDS = 1
 _PROBLEMS_SHOWN = 20
 # A client still sending its body does not listen, so a body that is too large is read to its end
 # (and thrown away) before the 413, up to this multiple of the limit.
 _DRAIN_FACTOR = 16
-_CORS = [
-    (b"access-control-allow-origin", b"*"),
-    (b"access-control-expose-headers", b"retry-after"),
-]
-_PREFLIGHT = [
-    *_CORS,
-    (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
-    (
-        b"access-control-allow-headers",
-        b"authorization, content-type, content-encoding, x-retry-count, x-write-key",
-    ),
-    (b"access-control-max-age", b"86400"),
-]
+_JSON = (b"content-type", b"application/json")
+_GIF = (b"content-type", b"image/gif")
+_HEADER_NAMES = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~\-, ]{1,1024}")
+_ALLOWED_HEADERS = b"authorization, content-type, content-encoding, x-retry-count, x-write-key"
 
 
 class _Disconnected(Exception):
     """The client went away; nobody is there to be answered."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    status: int
+    body: bytes = b""
+    headers: tuple[tuple[bytes, bytes], ...] = (_JSON,)
+
+
 class Collector:
-    """The ASGI app. `create_app` makes one."""
+    """The ASGI app. `create_app` makes one.
+
+    It waits for a slow client as long as the server does; `ingestion.protocol` sees to an end.
+    """
 
     def __init__(
         self,
@@ -88,6 +91,7 @@ class Collector:
         write_keys: WriteKeys,
         limits: Limits,
         clock: Callable[[], datetime],
+        proxies: Proxies,
     ) -> None:
         self.accepted = self.quarantined = self.refused = 0
         self._log = log
@@ -95,6 +99,8 @@ class Collector:
         self._keys = write_keys
         self._limits = limits
         self._clock = clock
+        self._proxies = proxies
+        self._rates = RateLimiter()
         self._started = time.monotonic()
         self._appender: Appender | None = None
         self._reading = 0
@@ -113,62 +119,59 @@ class Collector:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = _CORS
+        headers: Headers = dict(scope["headers"])
+        path = scope["path"].rstrip("/")
+        route = find(path)
         try:
-            status, answer = await self._route(scope, receive)
+            reply = await self._reply(route, path, scope, headers, receive)
         except _Disconnected:
             return
         except RequestError as error:
-            status, answer = error.status, {"code": error.code, "message": error.message}
+            reply = _error(error)
         except QueueFull:
-            status, answer = _unavailable("busy", "Too much is waiting for the disk.")
+            reply = _unavailable("busy", "Too much is waiting for the disk.")
         except LogError as error:
             logger.error("append failed: %s", error)
-            status, answer = _unavailable("log_unavailable", "The event log cannot be written.")
+            reply = _unavailable("log_unavailable", "The event log cannot be written.")
+        except asyncio.CancelledError:
+            reply = _unavailable("stopping", "The collector is stopping.")
         except Exception as error:
             # Only the kind: the text of an unforeseen error may quote a customer's data.
             logger.error("request failed: %s in %s", type(error).__name__, _origin(error))
-            status, answer = _unavailable("internal_error", "Something went wrong here.")
-        if status == 204:
-            headers = _PREFLIGHT
-        if status >= 400:
+            reply = _unavailable("internal_error", "Something went wrong here.")
+        if reply.status >= 400:
             self.refused += 1
-        if status in (429, 503):
-            headers = [*headers, (b"retry-after", str(_RETRY_SECONDS).encode())]
-        body = b"" if status == 204 else msgspec.json.encode(answer)
-        if status == 413 or status == 408:
-            headers = [*headers, (b"connection", b"close")]
-        await send(
-            {
-                "type": "http.response.start",
-                "status": status,
-                "headers": [
-                    *headers,
-                    (b"content-type", b"application/json"),
-                    (b"content-length", str(len(body)).encode()),
-                ],
-            }
-        )
-        await send({"type": "http.response.body", "body": body})
+            if route is not None and route.kind == "pixel":
+                reply = _Reply(reply.status, pixel.GIF, (_GIF, *reply.headers[1:]))
+        more = [*reply.headers, *_cors(headers)]
+        if reply.status != 204:
+            more.append((b"content-length", str(len(reply.body)).encode()))
+        await send({"type": "http.response.start", "status": reply.status, "headers": more})
+        await send({"type": "http.response.body", "body": reply.body})
 
-    async def _route(self, scope: Scope, receive: Receive) -> tuple[int, dict[str, Any]]:
-        method, path = scope["method"], scope["path"].rstrip("/")
-        settings = _SETTINGS_PATH.fullmatch(path)
-        takes_posts = path in _BATCH_PATHS or path in _TYPE_PATHS
-        if not (takes_posts or settings or path == "/health"):
+    async def _reply(
+        self, route: Route | None, path: str, scope: Scope, headers: Headers, receive: Receive
+    ) -> _Reply:
+        if route is None:
             raise RequestError(404, "not_found", "Send events to /v1/batch or /v1/track.")
-        if method == "OPTIONS":
-            return 204, {}
-        if method != ("POST" if takes_posts else "GET"):
-            raise RequestError(
-                405, "method_not_allowed", f"Use {'POST' if takes_posts else 'GET'} here."
-            )
-        if path == "/health":
-            return 200, self._health()
-        headers = dict(scope["headers"])
-        if settings:
-            return 200, self._settings(settings[1], scope["scheme"], headers)
-        return await self._take(path, headers, receive)
+        method = scope["method"]
+        if method not in route.methods:
+            return _preflight(route, headers) if method == "OPTIONS" else _wrong_method(route)
+        if route.kind in ("batch", "message"):
+            return _json(await self._take(route, scope, headers, receive))
+        if route.kind == "pixel":
+            message = pixel.message(scope["query_string"])
+            batch = Batch([message])
+            source = self._admit(header_key(headers) or _query_key(scope) or body_key(batch))
+            await self._store(batch, source, route, scope, headers)
+            return _Reply(200, pixel.GIF, (_GIF, (b"cache-control", b"no-store")))
+        if route.kind == "health":
+            return _json(self._health())
+        if route.kind == "openapi":
+            return _json(describe(self._limits))
+        if route.kind == "source_config":
+            return _json(self._source_config(header_key(headers) or _query_key(scope)))
+        return _json(self._settings(path.split("/")[3], scope))
 
     def _health(self) -> dict[str, Any]:
         return {
@@ -180,13 +183,14 @@ class Collector:
             "uptime_seconds": round(time.monotonic() - self._started, 1),
         }
 
-    def _settings(self, key: str, scheme: str, headers: Mapping[bytes, bytes]) -> dict[str, Any]:
+    def _settings(self, key: str, scope: Scope) -> dict[str, Any]:
         """What Segment's browser library asks for before it sends anything."""
         if self._keys.find(key) is None:
             raise RequestError(404, "unknown_write_key", "There is no such write key.")
-        host = headers.get(b"host", b"").decode("latin-1")
-        if not _HOST.fullmatch(host):
+        origin = self._proxies.origin(scope)
+        if origin is None:
             raise RequestError(400, "invalid_host", "The Host header is missing or malformed.")
+        scheme, host = origin
         return {
             "integrations": {
                 "Segment.io": {
@@ -207,34 +211,85 @@ class Collector:
             "legacyVideoPluginsEnabled": False,
         }
 
+    def _source_config(self, key: str | None) -> dict[str, Any]:
+        """What RudderStack's browser library asks for before it sends anything."""
+        source = self._admit(key)
+        return {
+            "source": {
+                "id": source.name,
+                "name": source.name,
+                "writeKey": key,
+                "workspaceId": "signalbox",
+                "enabled": True,
+                "config": {
+                    "statsCollection": {"errors": {"enabled": False}, "metrics": {"enabled": False}}
+                },
+                "destinations": [],
+                "connections": [],
+                "dataplanes": {},
+            }
+        }
+
     async def _take(
-        self, path: str, headers: Mapping[bytes, bytes], receive: Receive
-    ) -> tuple[int, dict[str, Any]]:
+        self, route: Route, scope: Scope, headers: Headers, receive: Receive
+    ) -> dict[str, Any]:
         key = header_key(headers)
-        if key is not None:
-            self._source(key)  # a wrong key is refused before its body is read
-        body = await self._body(headers, receive)
-        received_at = self._clock()
+        if key is None and scope["query_string"]:
+            key = _query_key(scope)
+        # Who may not send is told so before the body is read.
+        source = self._admit(key) if key is not None else None
+        body = await self._body(receive)
         batch = split(
             inflate(body, self._limits.batch_bytes),
-            batch=path in _BATCH_PATHS,
+            batch=route.kind == "batch",
             limits=self._limits,
         )
-        source = self._source(key if key is not None else batch.write_key)
+        return await self._store(
+            batch, source or self._admit(body_key(batch)), route, scope, headers
+        )
+
+    async def _store(
+        self, batch: Batch, source: SourcePolicy, route: Route, scope: Scope, headers: Headers
+    ) -> dict[str, Any]:
+        """Append the messages, judged, and say what became of them."""
         arrival = Arrival(
             source=source.name,
-            received_at=received_at,
+            received_at=self._clock(),
             sent_at=parse_time(batch.sent_at),
-            type=_TYPE_PATHS.get(path),
+            type=route.type,
             unknown_events=source.unknown_events,
+            violations=source.violations,
+            defaults=self._defaults(batch, source, scope, headers),
         )
+        if source.events_per_second is not None:
+            self._rates.charge(source.name, source.events_per_second, len(batch.messages))
         records = self._judge(batch, arrival)
         if records:
             await self._append([encode_record(record) for record in records])
-        return 200, self._answer(records)
+        return self._answer(records)
 
-    def _source(self, key: Any) -> SourcePolicy:
-        source = self._keys.find(key) if isinstance(key, str) else None
+    def _defaults(
+        self, batch: Batch, source: SourcePolicy, scope: Scope, headers: Headers
+    ) -> Defaults | None:
+        """What the messages inherit from the batch and, sent by a device, from its request."""
+        if not is_device(headers):
+            return batch.defaults or None
+        known = {}
+        if source.client_ip != "off" and (address := self._proxies.client(scope)) is not None:
+            known["ip"] = shown(address, source.client_ip)
+        if source.user_agent and (agent := user_agent(headers)) is not None:
+            known["userAgent"] = agent
+        if not known:
+            return batch.defaults or None
+        context = msgspec.json.encode(known)
+        stated = batch.defaults.get("context")
+        if stated is not None:
+            context = merged(bytes(stated), {k: _raw(v) for k, v in known.items()})
+        return {**batch.defaults, "context": msgspec.Raw(context)}
+
+    def _admit(self, key: str | None) -> SourcePolicy:
+        """The source of a key, if it may send now."""
+        source = self._keys.find(key) if key is not None else None
         if source is None:
             raise RequestError(
                 401,
@@ -242,32 +297,39 @@ class Collector:
                 "The write key is missing or unknown. Send it as the user name of Basic auth, "
                 "in the header X-Write-Key or as writeKey in the body.",
             )
+        if source.events_per_second is not None:
+            wait = self._rates.wait(source.name, source.events_per_second)
+            if wait:
+                raise RequestError(
+                    429,
+                    "rate_limited",
+                    f"This write key may send {source.events_per_second:g} events a second. "
+                    f"Wait {wait} seconds.",
+                    retry_after=wait,
+                )
         return source
 
-    async def _body(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
+    async def _body(self, receive: Receive) -> bytes:
         limit = self._limits.batch_bytes
         body = bytearray()
         size = held = 0
         try:
-            async with asyncio.timeout(self._limits.body_seconds):
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise _Disconnected
-                    chunk: bytes = message.get("body", b"")
-                    size += len(chunk)
-                    if size <= limit:
-                        body += chunk
-                        held += len(chunk)
-                        self._reading += len(chunk)
-                        if self._reading > self._limits.waiting_bytes:
-                            raise QueueFull
-                    elif size > limit * _DRAIN_FACTOR:
-                        raise too_large(limit)
-                    if not message.get("more_body"):
-                        break
-        except TimeoutError:
-            raise RequestError(408, "timeout", "The body did not arrive in time.") from None
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise _Disconnected
+                chunk: bytes = message.get("body", b"")
+                size += len(chunk)
+                if size <= limit:
+                    body += chunk
+                    held += len(chunk)
+                    self._reading += len(chunk)
+                    if self._reading > self._limits.waiting_bytes:
+                        raise QueueFull
+                elif size > limit * _DRAIN_FACTOR:
+                    raise too_large(limit)
+                if not message.get("more_body"):
+                    break
         finally:
             self._reading -= held
         if size > limit:
@@ -276,10 +338,11 @@ class Collector:
 
     def _judge(self, batch: Batch, arrival: Arrival) -> list[LogRecord]:
         records = [to_record(raw, arrival, self._contracts, self._limits) for raw in batch.messages]
-        if arrival.unknown_events == "reject" and records:
-            rejected = [r for r in records if r.reason == "unknown_event"]
-            if len(rejected) == len(records):
-                raise RequestError(400, "unknown_event", f"Refused: {rejected[0].detail}.")
+        if records and all(record.rejected for record in records):
+            first = records[0]
+            raise RequestError(
+                400, first.reason or "", f"Refused: {first.detail}.", problems=_problems(records)
+            )
         return records
 
     async def _append(self, records: list[bytes]) -> None:
@@ -288,24 +351,17 @@ class Collector:
         await self._appender.submit(records)
 
     def _answer(self, records: list[LogRecord]) -> dict[str, Any]:
-        problems = [
-            {
-                "index": index,
-                "messageId": record.message_id,
-                "reason": record.reason,
-                "detail": record.detail,
-            }
-            for index, record in enumerate(records)
-            if record.kind == "quarantine"
-        ]
-        taken = len(records) - len(problems)
+        quarantined = sum(record.kind == "quarantine" for record in records)
+        taken = len(records) - quarantined
         self.accepted += taken
-        self.quarantined += len(problems)
+        self.quarantined += quarantined
         return {
             "success": True,
             "accepted": taken,
-            "quarantined": len(problems),
-            "problems": problems[:_PROBLEMS_SHOWN],
+            "quarantined": quarantined,
+            # Not wanted by the source's policy, but kept aside too: what a 200 covers is stored.
+            "rejected": [index for index, record in enumerate(records) if record.rejected],
+            "problems": _problems(records),
         }
 
 
@@ -315,17 +371,104 @@ def create_app(
     write_keys: Mapping[str, SourcePolicy | str],
     limits: Limits | None = None,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    proxies: Proxies | None = None,
 ) -> Collector:
     """The collector as an ASGI app over an open log.
 
     `write_keys` maps a key to the name of its source, or to a SourcePolicy. The caller closes the
     log, after the app's lifespan has ended.
     """
-    return Collector(log, contracts, WriteKeys(write_keys), limits or Limits(), clock)
+    return Collector(
+        log, contracts, WriteKeys(write_keys), limits or Limits(), clock, proxies or Proxies()
+    )
 
 
-def _unavailable(code: str, message: str) -> tuple[int, dict[str, Any]]:
-    return 503, {"code": code, "message": f"{message} Send it again."}
+def _problems(records: list[LogRecord]) -> list[dict[str, Any]]:
+    """What is wrong with the first messages that something is wrong with."""
+    wrong = (pair for pair in enumerate(records) if pair[1].reason is not None)
+    return [
+        {
+            "index": index,
+            "messageId": record.message_id,
+            "outcome": "accepted" if record.kind == "event" else "quarantined",
+            "reason": record.reason,
+            "detail": record.detail,
+        }
+        for index, record in islice(wrong, _PROBLEMS_SHOWN)
+    ]
+
+
+def _json(content: Any) -> _Reply:
+    return _Reply(200, msgspec.json.encode(content))
+
+
+def _error(error: RequestError) -> _Reply:
+    headers = [_JSON]
+    if error.retry_after is not None:
+        seconds = str(error.retry_after).encode()
+        headers += [(b"retry-after", seconds), (b"x-ratelimit-reset", seconds)]
+    if error.status == 413:
+        headers.append((b"connection", b"close"))
+    answer: dict[str, Any] = {"code": error.code, "message": error.message}
+    if error.problems:
+        answer["problems"] = [{**problem, "outcome": "rejected"} for problem in error.problems]
+    body = msgspec.json.encode(answer)
+    return _Reply(error.status, body, tuple(headers))
+
+
+def _unavailable(code: str, message: str) -> _Reply:
+    return _error(RequestError(503, code, f"{message} Send it again.", retry_after=_RETRY_SECONDS))
+
+
+def _wrong_method(route: Route) -> _Reply:
+    refused = _error(RequestError(405, "method_not_allowed", f"Use {route.methods[0]} here."))
+    allow = ", ".join([*route.methods, "OPTIONS"]).encode()
+    return _Reply(405, refused.body, (*refused.headers, (b"allow", allow)))
+
+
+def _preflight(route: Route, headers: Headers) -> _Reply:
+    """What a page of another site may send here: anything, for only the write key counts.
+
+    A page of the public web that asks to reach a private network is not answered on that, so the
+    browser keeps it out.
+    """
+    asked = headers.get(b"access-control-request-headers", b"")
+    allowed = (
+        (b"access-control-allow-methods", ", ".join([*route.methods, "OPTIONS"]).encode()),
+        (
+            b"access-control-allow-headers",
+            asked if _HEADER_NAMES.fullmatch(asked) else _ALLOWED_HEADERS,
+        ),
+        (b"access-control-max-age", b"86400"),
+    )
+    return _Reply(204, b"", allowed)
+
+
+def _cors(headers: Headers) -> tuple[tuple[bytes, bytes], ...]:
+    """The origin by name and not `*`, which browsers refuse for requests with credentials."""
+    origin = headers.get(b"origin")
+    if origin is None:
+        return ()
+    return (
+        (b"access-control-allow-origin", origin),
+        (b"access-control-allow-credentials", b"true"),
+        (b"access-control-expose-headers", b"retry-after, x-ratelimit-reset"),
+        (b"vary", b"origin"),
+    )
+
+
+def _query_key(scope: Scope) -> str | None:
+    """The write key in the address, where sendBeacon and images put it."""
+    try:
+        fields = parse_qs(scope["query_string"].decode("ascii", "replace"), max_num_fields=200)
+    except ValueError:
+        return None
+    keys = fields.get("writeKey")
+    return keys[0] if keys else None
+
+
+def _raw(value: Any) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.json.encode(value))
 
 
 def _origin(error: BaseException) -> str:

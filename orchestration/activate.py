@@ -7,10 +7,13 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from orchestration import dbt, lake, postgres, warehouse
-from orchestration.settings import ENV_FILE, Settings
+from orchestration.settings import ENV_FILE, Settings, SettingsError
 
 if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
     from syncs.destinations import Sandbox
+    from syncs.facts import LakeFacts
     from syncs.push import Pusher
     from syncs.report import SyncReport
     from syncs.spec import SyncSpec
@@ -49,21 +52,39 @@ def run_syncs(
         progress: called with a sync's name, actions done, actions due.
         on_report: called as each sync ends.
     """
-    from syncs.facts import LakeFacts
-
     warehouse.ensure(settings)
     chosen = specs(settings, name)
     with lake.connect(settings) as connection:
         return _pusher(settings).run_all(
             chosen,
             connection,
-            facts=LakeFacts(connection.cursor),
+            facts=facts(settings, connection.cursor),
             dry_run=dry_run,
             approve=approve,
             retry_budget=retry_budget,
             progress=progress,
             on_report=on_report,
         )
+
+
+def facts(settings: Settings, connect: Callable[[], DuckDBPyConnection]) -> LakeFacts:
+    """What policies need to know, from the models of this home's lake."""
+    from syncs.facts import LakeFacts
+    from syncs.policies import time_zone
+
+    zone = time_zone(settings.time_zone)
+    assert zone is not None  # the setting was checked
+    return LakeFacts(connect, fallback=zone)
+
+
+def held_out(settings: Settings) -> set[str]:
+    """User ids of the customers who are in the holdout of any sync."""
+    holdouts = [spec.policies.holdout for spec in specs(settings) if spec.policies.holdout]
+    with lake.connect(settings) as connection:
+        users = connection.execute(
+            "select id_value, customer_id from identity_map where id_kind = 'user'"
+        ).fetchall()
+    return {user for user, customer in users if any(held.holds(customer) for held in holdouts)}
 
 
 def one_line(reports: Sequence[SyncReport]) -> str:
@@ -103,16 +124,32 @@ def serve_sandbox(settings: Settings) -> None:
 
 
 def _pusher(settings: Settings) -> Pusher:
-    return _kept_pusher(postgres.start(settings).ledger, _sandbox(settings))
+    caps = tuple(sorted(settings.message_caps.items()))
+    return _kept_pusher(postgres.start(settings).ledger, _sandbox(settings), caps)
 
 
 @lru_cache(maxsize=2)
-def _kept_pusher(ledger_url: str, sandbox: Sandbox) -> Pusher:
+def _kept_pusher(ledger_url: str, sandbox: Sandbox, caps: tuple[tuple[str, str], ...]) -> Pusher:
     # Kept, because it keeps its connections.
+    from syncs.destinations import available, load
     from syncs.ledger import Ledger
+    from syncs.policies import parse_cap
     from syncs.push import Pusher
 
-    return Pusher(Ledger(ledger_url), sandbox=sandbox, env_file=ENV_FILE)
+    if caps:
+        known = {load(name).channel for name in available()} - {None}
+        for channel, _ in caps:
+            if channel not in known:
+                raise SettingsError(
+                    f"SIGNALBOX_MESSAGE_CAPS: no destination sends on {channel!r}; channels are "
+                    + ", ".join(sorted(name for name in known if name))
+                )
+    return Pusher(
+        Ledger(ledger_url),
+        sandbox=sandbox,
+        env_file=ENV_FILE,
+        channel_caps={channel: parse_cap(text) for channel, text in caps},
+    )
 
 
 def _sandbox(settings: Settings) -> Sandbox:

@@ -72,7 +72,21 @@ class Settings(BaseSettings):
             return {"*": value} if value in get_args(UnknownEvents) else _pairs(value)
         return value
 
-    @field_validator("sources", mode="before")
+    @field_validator("client_ip", "client_user_agent", "rate_limits", mode="before")
+    @classmethod
+    def _parse_one_or_by_source(cls, value: object) -> object:
+        if isinstance(value, str):
+            return _pairs(value, example="web=…,*=…") if "=" in value else {"*": value.strip()}
+        return value
+
+    @field_validator("sources", "trusted_proxies", mode="before")
+    message_caps: Annotated[dict[str, str], NoDecode] = Field(
+        default={},
+        description="What one customer gets at most of all syncs on a channel: email=3/day.",
+    )
+    time_zone: str = Field(
+        "UTC", description="For the quiet hours of customers whose time zone is not known."
+    )
     @classmethod
     def _parse_sources(cls, value: object) -> object:
         if isinstance(value, str):
@@ -99,6 +113,26 @@ class Settings(BaseSettings):
     @property
     def lake_path(self) -> str:
         """Data path of the lake: a directory or an object-storage URL, always ending in `/`."""
+    @field_validator("message_caps", mode="before")
+    @classmethod
+    def _parse_message_caps(cls, value: object) -> object:
+        from syncs.policies import parse_cap
+
+        caps = _pairs(value, example="email=3/day,sms=1/day") if isinstance(value, str) else value
+        if isinstance(caps, dict):
+            for cap in caps.values():
+                parse_cap(cap)
+        return caps
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known_time_zone(cls, value: str) -> str:
+        from syncs.policies import time_zone
+
+        if time_zone(value) is None:
+            raise ValueError(f"{value!r} is no IANA time zone; write for example Europe/Berlin")
+        return value
+
         return (self.lake_url or str(self.home / "lake")).rstrip("/") + "/"
 
     @property
@@ -114,16 +148,16 @@ class Settings(BaseSettings):
         return f"http://{self.host}:{self.sandbox_port}"
 
 
-def _pairs(text: str) -> dict[str, str]:
+def _pairs(text: str, example: str = "web=wk_1,server=wk_2") -> dict[str, str]:
     pairs = [part.strip() for part in text.split(",") if part.strip()]
     parsed: dict[str, str] = {}
     for pair in pairs:
         name, separator, value = pair.partition("=")
         if not separator or not name.strip() or not value.strip():
-            raise ValueError(f"{pair!r} is not name=value; write for example web=wk_1,server=wk_2")
+            raise ValueError(f"{pair!r} is not name=value; write for example {example}")
         parsed[name.strip()] = value.strip()
     if not parsed:
-        raise ValueError("it is empty; write for example web=wk_1,server=wk_2")
+        raise ValueError(f"it is empty; write for example {example}")
     return parsed
 
 

@@ -116,7 +116,7 @@ class Pusher:
         clock = time.monotonic()
         report = SyncReport(sync=spec.name, destination=spec.destination)
         try:
-            destination = destinations.load(spec.destination)
+            destination = destinations.load(spec.destination).of(spec.object)
             target = destinations.aim(
                 destinations.resolve(destination, self._sandbox, env_file=self._env_file),
                 object_name=spec.object,
@@ -178,13 +178,15 @@ class Pusher:
         on_report: Callable[[SyncReport], None] | None = None,
         **options: Any,
     ) -> list[SyncReport]:
-        """Run many syncs: those of one destination in turn, destinations side by side.
+        """Run many syncs: one destination's by priority, destinations side by side.
 
         `options` are those of `run`. Reports come back in the order of `specs`.
         """
         by_destination: dict[str, list[SyncSpec]] = {}
         for spec in specs:
             by_destination.setdefault(spec.destination, []).append(spec)
+        for group in by_destination.values():
+            group.sort(key=lambda spec: -spec.policies.priority)
 
         def in_turn(group: list[SyncSpec]) -> dict[str, SyncReport]:
             reports = {}

@@ -36,7 +36,7 @@ create table ledger.actions (
     customer_id varchar, trigger_id varchar, payload_hash varchar, payload varchar, state varchar,
     reason varchar, status_code integer, attempts integer, created_at timestamptz,
     updated_at timestamptz, sent_at timestamptz, delivered_at timestamptz, expires_at timestamptz,
-    next_attempt_at timestamptz, event_at timestamptz
+    next_attempt_at timestamptz, event_at timestamptz, policy varchar
 );
 """
 

@@ -172,11 +172,19 @@ def _play(
     stop: threading.Event,
     rounds: int | None,
 ) -> _Played:
+    from orchestration import activate
     from orchestration.demo import LiveTraffic
     from orchestration.demo.watch import StoryWatch
 
     key = next(iter(settings.write_keys.values()))
     watch = StoryWatch(settings.sandbox_url)
+    held_out = activate.held_out(settings)
+    if held_out:
+        console.print(
+            f"\n{len(held_out):,} customers are held out of a sync, to measure what its messages "
+            "bring; the stories are about others.",
+            style="dim",
+        )
     traffic = LiveTraffic(
         state.world(),
         settings.collector_url,
@@ -184,6 +192,7 @@ def _play(
         state=state,
         rate=rate,
         story_every=ROUND_SECONDS,
+        left_out=held_out,
     )
     played = _Played(traffic, watch, rounds)
     sending = threading.Thread(target=traffic.run, args=(stop,), daemon=True)

@@ -242,7 +242,25 @@ def _from_the_server(customer: Customer, rng: random.Random, start: int, end: in
     if withdrawn is not None and customer.present(withdrawn):
         traits = traits_of(customer, withdrawn)
         found.append(Moment(withdrawn, "identify", "", traits, None, True, ""))
+        name = "Unsubscribed" if customer.number % 2 else "Email Marked as Spam"
+        say(withdrawn, name, {"email": customer.email})
+    if customer.marketing:
+        _bounces(customer, start, end, say)
     return found
+
+
+def _bounces(
+    customer: Customer, start: int, end: int, say: Callable[[int, str, dict[str, object]], None]
+) -> None:
+    """A mailbox that is full while its owner is away, and one that is closed for good."""
+    for sent, name in campaigns(start, end):
+        away = customer.away is not None and customer.away[0] <= sent < customer.away[1]
+        gone = customer.churned_at is not None and sent > customer.churned_at + 20 * DAY
+        if away or (gone and customer.number % 3 == 0):
+            kind = "hard" if gone else "soft"
+            body: dict[str, object] = {"campaign_name": name, "bounce_type": kind}
+            say(sent, "Email Bounced", {**body, "email": customer.email})
+            return
 
 
 def subscription_expiring(customer: Customer, at: int, expires_at: int) -> dict[str, object]:

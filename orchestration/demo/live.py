@@ -6,6 +6,7 @@ import heapq
 import logging
 import threading
 import time
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -40,6 +41,7 @@ class LiveTraffic:
 
     Every story is about a customer who was in none before, also after a restart with the same
     `state`. When a story runs out of fresh customers it is told no more; the rest goes on.
+    `left_out` are user ids of whom no story is told.
 
     rate: ordinary messages per second (0: only stories). upload_interval: seconds the SDK waits
     to fill a batch. Raises SimulatorError if `state` belongs to another world.
@@ -55,6 +57,7 @@ class LiveTraffic:
         rate: float = 4.0,
         story_every: float = 20.0,
         upload_interval: float = 0.1,
+        left_out: Collection[str] = (),
     ) -> None:
         if (world.seed, len(world.customers)) != (state.seed, state.customers):
             raise SimulatorError(
@@ -69,6 +72,7 @@ class LiveTraffic:
         self.rate = rate
         self.story_every = story_every
         self.upload_interval = upload_interval
+        self.left_out = left_out
         self.story_log: list[StoryEntry] = []
         self.queued = 0
         self.failed = 0
@@ -200,6 +204,8 @@ class LiveTraffic:
         while self.state.told.get(kind, 0) < len(cast):
             number = self.state.claim(kind)
             customer = cast[number]
+            if customer.user_id in self.left_out:
+                continue
             # Only a customer who is content can be seen to change their mind.
             if kind != "leaving" or stories.is_content(self.world, customer):
                 return number, customer

@@ -35,7 +35,7 @@ END = datetime(2026, 11, 23, 14, tzinfo=UTC)
 Message = dict[str, Any]
 
 # What a company's systems may still report about somebody who is gone.
-PASSIVE = {"Subscription Expiring"}
+PASSIVE = {"Subscription Expiring", "Email Bounced"}
 
 
 def digest(world: World) -> str:

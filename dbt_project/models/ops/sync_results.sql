@@ -12,10 +12,12 @@ actions as (
         trigger_id,
         state,
         reason,
+        policy,
         status_code,
         attempts,
         event_at,
         created_at,
+        updated_at,
         sent_at,
         delivered_at
     from {{ source('ledger', 'actions') }}
@@ -30,10 +32,12 @@ select
     trigger_id,
     state,
     reason,
+    policy,
     status_code,
     attempts,
     event_at,
     created_at,
+    updated_at,
     sent_at,
     delivered_at,
     {{ seconds_between('event_at', 'delivered_at') }} as seconds_to_delivery

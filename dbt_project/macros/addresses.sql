@@ -1,0 +1,8 @@
+{# An address in the one form in which addresses are compared; null for an empty one. A phone number keeps its
+   digits and plus, anything else is lower case and trimmed. `syncs/facts.py` does the same when it asks. #}
+{% macro normalised_address(channel, address) -%}
+    nullif(case
+        when {{ channel }} = 'sms' then translate({{ address }}, ' -().', '')
+        else lower(trim({{ address }}))
+    end, '')
+{%- endmacro %}

@@ -106,6 +106,8 @@ def _spec(node: Mapping[str, Any]) -> SyncSpec:
     columns = tuple(node.get("columns") or {})
     if not columns:
         raise SpecError(f"{model}: columns: list the model's columns in its YAML")
+    object_name = _object(model, declared, destination)
+    destination = destination.of(object_name)
     mode = _mode(model, declared, destination)
     _check_columns(model, declared["key"], mode, columns, destination)
     ratio = declared.get("max_change_ratio")
@@ -119,7 +121,7 @@ def _spec(node: Mapping[str, Any]) -> SyncSpec:
         unique_id=node.get("unique_id", model),
         relation=_relation(node),
         destination=destination.name,
-        object=_object(model, declared, destination),
+        object=object_name,
         mode=mode,
         key=declared["key"],
         columns=columns,
@@ -200,9 +202,10 @@ def _check_columns(
 def _object(model: str, declared: Mapping[str, Any], destination: Destination) -> str:
     """The object named, the destination's only one, or what the model's name carries."""
     if destination.objects:
-        only = next(iter(destination.objects)) if len(destination.objects) == 1 else None
+        names = [name for name in destination.objects if "*" not in name]
+        only = names[0] if len(destination.objects) == len(names) == 1 else None
         named = declared.get("object", only)
-        if named not in destination.objects:
+        if not destination.takes(str(named or "")):
             raise SpecError(
                 f"{model}: object: {named!r} is not an object of {destination.name}; "
                 f"allowed: {', '.join(sorted(destination.objects))}"
@@ -236,7 +239,7 @@ def _template(
 ) -> str | None:
     name = declared.get("template")
     if name is None:
-        if destination.template_required:
+        if destination.template_required and mode == "message":
             raise SpecError(
                 f"{model}: template: {destination.name} needs one; "
                 f"there are: {', '.join(templates.available())}"

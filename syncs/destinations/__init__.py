@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,11 @@ class Sandbox:
 
 @dataclass(frozen=True)
 class Destination:
-    """A destination file's constants and its `push`."""
+    """A destination file's constants and its `push`.
+
+    OBJECTS are names, or patterns such as `lists/*` in which a star is one step of a path. As a
+    mapping it says for each what differs from the file's other constants, by the names below.
+    """
 
     name: str
     modes: frozenset[str]
@@ -70,6 +75,18 @@ class Destination:
     escape: Callable[[str], str] | None  # for values put into a text template
     channel: str | None  # of messages to customers, such as email; it has a suppression list
     address: str | None  # the column with the recipient's address on that channel
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def takes(self, object_name: str) -> bool:
+        """Whether it has this object."""
+        return not self.objects or any(_fits(name, object_name) for name in self.objects)
+
+    def of(self, object_name: str) -> Destination:
+        """The destination as it is for one of its objects."""
+        for name, differences in self.variants.items():
+            if _fits(name, object_name):
+                return replace(self, **differences)
+        return self
 
 
 def available() -> list[str]:
@@ -85,6 +102,7 @@ def load(name: str) -> Destination:
     missing = [constant for constant in _REQUIRED if not hasattr(module, constant)]
     if missing:
         raise Fatal(f"destinations/{name}.py does not define {', '.join(missing)}")
+    objects = getattr(module, "OBJECTS", ())
     return Destination(
         name=name,
         modes=frozenset(module.MODES),
@@ -97,13 +115,14 @@ def load(name: str) -> Destination:
         check=module.check,
         api_version=str(module.API_VERSION),
         batch_bytes=getattr(module, "BATCH_BYTES", None),
-        objects=frozenset(getattr(module, "OBJECTS", ())),
+        objects=frozenset(objects),
         required_columns=frozenset(getattr(module, "REQUIRED_COLUMNS", ())),
         template_required=bool(getattr(module, "TEMPLATE_REQUIRED", False)),
         idempotency_key=bool(getattr(module, "IDEMPOTENCY_KEY", False)),
         escape=getattr(module, "escape", None),
         channel=getattr(module, "CHANNEL", None),
         address=getattr(module, "ADDRESS", None),
+        variants=objects if isinstance(objects, Mapping) else {},
     )
 
 
@@ -168,6 +187,14 @@ def secrets(target: Target[Any]) -> list[str]:
         if isinstance(value, SecretStr):
             found.append(value.get_secret_value())
     return found
+
+
+def _fits(pattern: str, name: str) -> bool:
+    """Whether a path has the pattern's steps, one by one."""
+    wanted, given = pattern.split("/"), name.split("/")
+    return len(wanted) == len(given) and all(
+        step and fnmatchcase(step, star) for step, star in zip(given, wanted, strict=True)
+    )
 
 
 def _read(destination: Destination, env_file: Path | None) -> BaseSettings:

@@ -2,7 +2,8 @@
 
 The writer appends whole groups of records with one fdatasync and then publishes the new end.
 Readers trust only what lies before the published end, so no reader ever sees a record that a
-power loss could take back. `ingestion.segment` describes the files.
+power loss could take back. `ingestion.segment` describes the files, `ingestion.log_server` how
+other processes append while one of them writes, `ingestion.retention` what is deleted and when.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
+import time
 from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,20 +40,33 @@ from ingestion.segment import (
 __all__ = ["EventLog", "LogBusy", "LogCorrupt", "LogError", "LogReader", "LogUnavailable"]
 
 _INDEX_EVERY = 512
-_BUFFER_BYTES = 256 * 1024
+_READ_BYTES = 1024 * 1024
 
 
 class EventLog:
     """The only writer of the log in `directory`.
 
     Opening it cuts a torn tail at the last whole record; `recovered_bytes` says how much was cut.
-    Raises LogBusy if another process has it open, LogCorrupt if acknowledged records are gone.
+    A segment is full at `segment_bytes`, or `segment_seconds` after its first record, so that
+    retention by age finds whole segments in a slow log too. With less than `reserve_bytes` free on
+    its disk it takes nothing, until there is room again. Raises LogBusy if another process has it
+    open, LogCorrupt if acknowledged records are gone.
     """
 
-    def __init__(self, directory: Path, *, segment_bytes: int = 64 * 1024 * 1024) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        segment_bytes: int = 64 * 1024 * 1024,
+        segment_seconds: float = 86_400,
+        reserve_bytes: int = 0,
+    ) -> None:
         self.directory = Path(directory)
         self.recovered_bytes = 0
         self._segment_bytes = segment_bytes
+        self._segment_seconds = segment_seconds
+        self._segment_began = time.time()
+        self._reserve = reserve_bytes
         self._mutex = threading.Lock()
         self._segment_fd = self._end_fd = -1
         self._next_seq = self._size = 0
@@ -87,7 +102,9 @@ class EventLog:
             start = seq = self._next_seq
             if not records:
                 return range(start, start)
-            if self._size >= max(self._segment_bytes, len(MAGIC) + 1):
+            if problem := disk_problem(self.directory, self._reserve):
+                raise LogUnavailable(problem)
+            if self._full():
                 self._rotate()
             parts: list[bytes] = []
             for record in records:
@@ -111,6 +128,10 @@ class EventLog:
     def end(self) -> int:
         """The next log_seq."""
         return self._next_seq
+
+    def problem(self) -> str | None:
+        """Why the next append would be refused, as far as is known; None if it would not."""
+        return self._failed or disk_problem(self.directory, self._reserve)
 
     def close(self) -> None:
         """Release the lock. Safe to call twice."""
@@ -137,6 +158,7 @@ class EventLog:
         segments = segment_starts(self.directory)
         if segments:
             self._recover(segments[-1], committed)
+            self._segment_began = _began(self.directory, segments)
         elif committed:
             raise LogCorrupt(
                 f"{self.directory} says it holds {committed} records but has no segment file. "
@@ -172,6 +194,12 @@ class EventLog:
         sync(self._segment_fd)
         self._next_seq, self._size = next_seq, size
 
+    def _full(self) -> bool:
+        if self._size <= len(MAGIC):
+            return False
+        age = time.time() - self._segment_began
+        return self._size >= self._segment_bytes or age >= self._segment_seconds
+
     def _create_segment(self, first: int) -> int:
         path = segment_path(self.directory, first)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
@@ -195,6 +223,7 @@ class EventLog:
         os.close(self._segment_fd)
         self._segment_fd = fd
         self._size = len(MAGIC)
+        self._segment_began = time.time()
 
     def _roll_back(self, cause: OSError) -> None:
         """Drop what a failed append left behind, so that the next one starts clean."""
@@ -237,7 +266,9 @@ class LogReader:
         """Up to `limit` records from log_seq `start` on, as (log_seq, record), in order.
 
         Empty when nothing is new. If `start` is older than the oldest record kept, reading begins
-        there. Raises LogCorrupt if a record does not match its checksum.
+        there: who must not miss any compares the first log_seq with the one it asked for. Records
+        that are deleted in the middle of a call end its answer early, never with a gap in it.
+        Raises LogCorrupt if a record does not match its checksum.
         """
         end = self.end()  # before the listing, which then has the segment of every record
         if not self._starts:
@@ -247,10 +278,19 @@ class LogReader:
         records: list[tuple[int, bytes]] = []
         while seq < stop:
             segment = self._segment_with(seq)
-            found = segment.read(seq, stop)
+            try:
+                found = segment.read(seq, stop)
+            except FileNotFoundError:
+                self._look_again()
+                if records:
+                    break
+                if self._starts and seq < self._starts[0]:
+                    seq = self._starts[0]
+                    stop = min(seq + limit, end)
+                continue
             if not found:
                 # The segment ended here: the writer went on in a new one since we last looked.
-                self._starts = segment_starts(self.directory)
+                self._look_again()
                 if self._segment_with(seq) is segment:
                     raise LogCorrupt(
                         f"{segment.path} ends before record {seq}, which was acknowledged. "
@@ -260,6 +300,11 @@ class LogReader:
             records += found
             seq = found[-1][0] + 1
         return records
+
+    def _look_again(self) -> None:
+        self._starts = segment_starts(self.directory)
+        for gone in self._segments.keys() - set(self._starts):
+            del self._segments[gone]
 
     def _segment_with(self, seq: int) -> _Segment:
         at = bisect_right(self._starts, seq) - 1
@@ -285,24 +330,38 @@ class _Segment:
         """Records `start` to `stop` - 1, or fewer where the file ends."""
         seq, at = self._nearest(start)
         records: list[tuple[int, bytes]] = []
-        with self.path.open("rb", buffering=_BUFFER_BYTES) as file:
+        header, unpack = RECORD_HEADER.size, RECORD_HEADER.unpack_from
+        next_mark = self.first + len(self._index) * _INDEX_EVERY
+        with self.path.open("rb", buffering=0) as file:
             file.seek(at)
-            while seq < stop and (header := file.read(RECORD_HEADER.size)):
-                if len(header) < RECORD_HEADER.size:
-                    raise self._damaged(seq, at)
-                length, crc = RECORD_HEADER.unpack(header)
-                if not 0 < length <= MAX_RECORD_BYTES:
-                    raise self._damaged(seq, at)
-                if seq < start:
-                    file.seek(length, os.SEEK_CUR)
-                else:
-                    record = file.read(length)
-                    if len(record) < length or checksum(record, seq) != crc:
+            data, here = b"", 0  # what was read, and where in it the next record begins
+            while seq < stop:
+                body = here + header
+                after = body
+                if body <= len(data):
+                    length, crc = unpack(data, here)
+                    if not 0 < length <= MAX_RECORD_BYTES:
+                        raise self._damaged(seq, at)
+                    after += length
+                if after > len(data):
+                    more = file.read(max(_READ_BYTES, after - len(data)))
+                    if not more:
+                        if here < len(data):
+                            raise self._damaged(seq, at)
+                        break
+                    data, here = data[here:] + more, 0
+                    continue
+                if seq >= start:
+                    record = data[body:after]
+                    if checksum(record, seq) != crc:
                         raise self._damaged(seq, at)
                     records.append((seq, record))
-                seq, at = seq + 1, at + RECORD_HEADER.size + length
-                if seq == self.first + len(self._index) * _INDEX_EVERY:
+                at += after - here
+                here = after
+                seq += 1
+                if seq == next_mark:
                     self._index.append(at)
+                    next_mark += _INDEX_EVERY
         self._resume = (seq, at)
         return records
 
@@ -317,6 +376,25 @@ class _Segment:
         return LogCorrupt(
             f"{self.path}: record {seq} at byte {at} is damaged. Restore the file from a copy."
         )
+
+
+def disk_problem(directory: Path, reserve_bytes: int) -> str | None:
+    """What is wrong with the free space of a directory's disk; None if it is enough."""
+    if not reserve_bytes:
+        return None
+    disk = os.statvfs(directory)
+    free = disk.f_bavail * disk.f_frsize
+    if free >= reserve_bytes:
+        return None
+    return (
+        f"the disk of {directory} has {free // 2**20} MB left and {reserve_bytes // 2**20} MB are "
+        "kept free; make room, or lower SIGNALBOX_DISK_RESERVE_MB"
+    )
+
+
+def _began(directory: Path, segments: list[int]) -> float:
+    """About when the last segment got its first record: when the one before it was last written."""
+    return segment_path(directory, segments[-2:][0]).stat().st_mtime
 
 
 def _take_lock(directory: Path) -> int:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingestion import log as log_module
+from ingestion.loaded import publish_loaded
 from ingestion.log import EventLog, LogBusy, LogCorrupt, LogReader, LogUnavailable
+from ingestion.retention import retain
 
 records = st.binary(min_size=1, max_size=60)
 
@@ -182,6 +185,73 @@ def test_reading_starts_at_the_oldest_record_kept(tmp_path: Path) -> None:
     assert reader.read(0, 10) == [(1, b"b"), (2, b"c")]
 
 
+def segments(directory: Path) -> list[int]:
+    return [int(path.stem) for path in segment_files(directory)]
+
+
+def age(directory: Path, start: int, seconds: float) -> None:
+    when = time.time() - seconds
+    os.utime(directory / f"{start:020d}.log", (when, when))
+
+
+def test_retention_deletes_whole_loaded_segments_that_are_too_old_or_too_many(
+    tmp_path: Path,
+) -> None:
+    def deleted(loaded: int, *, seconds: float = 1e9, size: float = 1e9) -> int:
+        publish_loaded(tmp_path, loaded)
+        return retain(tmp_path, max_seconds=seconds, max_bytes=size).deleted_segments
+
+    with EventLog(tmp_path, segment_bytes=1) as log:
+        for group in range(6):
+            log.append([b"x" * 84, b"%d" % group])  # two records and 109 bytes with the magic
+        for start in (0, 2, 4):
+            age(tmp_path, start, 100)
+        assert deleted(12) == 0
+        assert deleted(1, seconds=50, size=1) == 0  # the first segment is loaded only in part
+        assert deleted(2, seconds=50, size=1) == 1
+        assert deleted(12, seconds=50) == 2
+        assert segments(tmp_path) == [6, 8, 10]
+        assert deleted(12, size=3 * 109) == 0
+        assert deleted(12, size=3 * 109 - 1) == 1
+        (tmp_path / "loaded").write_bytes(b"damaged")
+        assert retain(tmp_path, max_seconds=0, max_bytes=0).deleted_segments == 0
+        assert deleted(12, seconds=-1, size=0) == 1
+        assert segments(tmp_path) == [10]  # the one that is written
+        assert log.append([b"next"]) == range(12, 13)
+        assert LogReader(tmp_path).first() == 10
+    assert retain(tmp_path / "none", max_seconds=0, max_bytes=0).kept_segments == 0
+
+
+def test_a_reader_goes_on_at_the_oldest_record_when_its_segment_is_deleted(tmp_path: Path) -> None:
+    with EventLog(tmp_path, segment_bytes=1) as log:
+        for n in range(5):
+            log.append([b"%d" % n])
+        reader = LogReader(tmp_path)
+        assert reader.read(0, 2) == [(0, b"0"), (1, b"1")]  # it has seen all five files
+        publish_loaded(tmp_path, 4)
+        retain(tmp_path, max_seconds=1e9, max_bytes=3 * 17)
+        assert segments(tmp_path) == [2, 3, 4]
+        assert reader.read(0, 2) == [(2, b"2"), (3, b"3")]
+        segment_files(tmp_path)[1].unlink()
+        assert reader.read(0, 3) == [(2, b"2")]  # never a gap within an answer
+        with pytest.raises(LogCorrupt, match=r"ends before record 3"):
+            reader.read(3, 2)
+        segment_files(tmp_path)[0].unlink()
+        assert reader.read(2, 2) == [(4, b"4")]
+
+
+def test_a_segment_ends_by_age_too(tmp_path: Path) -> None:
+    with EventLog(tmp_path, segment_seconds=3_600) as log:
+        log.append([b"a"])
+        log.append([b"b"])
+    age(tmp_path, 0, 3_601)
+    with EventLog(tmp_path, segment_seconds=3_600) as log:
+        log.append([b"c"])
+        log.append([b"d"])
+    assert segments(tmp_path) == [0, 2]
+    assert stored(tmp_path) == [b"a", b"b", b"c", b"d"]
+
+
 def test_a_second_writer_is_told_who_holds_the_log(tmp_path: Path) -> None:
     with EventLog(tmp_path), pytest.raises(LogBusy, match=f"process {os.getpid()} "):
         EventLog(tmp_path)
@@ -214,6 +284,56 @@ def test_a_full_disk_fails_the_append_and_nothing_else(
     with EventLog(tmp_path) as log:
         assert log.append([b"after"]) == range(1, 2)
     assert stored(tmp_path) == [b"before", b"after"]
+
+
+def test_a_disk_that_is_nearly_full_is_left_alone_until_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = os.statvfs(tmp_path)
+    free_bytes = free.f_bavail * free.f_frsize
+    with EventLog(tmp_path, reserve_bytes=free_bytes // 2) as log:
+        log.append([b"before"])
+        assert log.problem() is None
+        with monkeypatch.context() as patch:
+            fewer = os.statvfs_result((*free[:4], free.f_bavail // 3, *free[5:]))
+            patch.setattr(os, "statvfs", lambda path: fewer)
+            with pytest.raises(LogUnavailable, match="MB left"):
+                log.append([b"refused"])
+            assert "MB left" in str(log.problem())
+        assert log.problem() is None
+        log.append([b"after"])
+    assert stored(tmp_path) == [b"before", b"after"]
+
+
+# Appends until the kernel refuses to let the file grow: in the middle of a record, as on a disk
+# that is really full.
+FILLER = """
+import resource, signal, sys
+from pathlib import Path
+from ingestion.log import EventLog, LogUnavailable
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+with EventLog(Path(sys.argv[1])) as log:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
+    appended = 0
+    try:
+        while True:
+            appended = log.append([b"x" * 999, b"y" * 999]).stop
+    except LogUnavailable as error:
+        print(error)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    log.append([b"room again"])
+    print(appended)
+"""
+
+
+def test_a_write_that_the_kernel_cuts_short_is_rolled_back(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FILLER, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    message, appended = done.stdout.splitlines()
+    assert "File too large" in message
+    assert int(appended) == 8
+    assert stored(tmp_path) == [b"x" * 999, b"y" * 999] * 4 + [b"room again"]
 
 
 def test_a_short_write_is_rolled_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

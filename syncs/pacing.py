@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
-from syncs.ledger import lanes
+from syncs.tables import lanes
 
 #: Seconds of its rate that an idle destination may get at once.
 BURST_SECONDS = 1.0

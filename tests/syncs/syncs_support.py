@@ -15,7 +15,9 @@ from syncs.destinations import Sandbox
 from syncs.facts import LakeFacts
 from syncs.http import Http
 from syncs.ledger import Ledger
-from syncs.push import Pace, Pusher
+from syncs.push import Pusher
+from syncs.results import Row
+from syncs.sending import Pace
 from syncs.spec import SyncSpec
 
 

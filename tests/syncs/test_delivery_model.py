@@ -23,7 +23,8 @@ from syncs_support import (
     message_spec,
 )
 
-from syncs.ledger import Ledger, Worker
+from syncs.claims import Worker
+from syncs.ledger import Ledger
 
 KEYS = ["a@x.example", "b@x.example", "c@x.example"]
 

@@ -8,7 +8,8 @@ import duckdb
 import pytest
 from syncs_support import alerts, contacts, contacts_spec, message_spec
 
-from syncs.ledger import Action, Ledger, LedgerError, LookBack, SyncBusy, backoff
+from syncs.claims import Action, LookBack, backoff
+from syncs.ledger import Ledger, LedgerError, SyncBusy
 from syncs.plan import plan_sync
 from syncs.policies import Verdict
 from syncs.results import RowResult

@@ -25,11 +25,12 @@ from syncs_support import (
 
 from syncs import destinations
 from syncs.facts import LakeFacts
-from syncs.ledger import Ledger, lanes
+from syncs.ledger import Ledger
 from syncs.policies import Policies
 from syncs.push import Pusher
 from syncs.report import render_report
 from syncs.spec import load_specs
+from syncs.tables import lanes
 
 Lake = duckdb.DuckDBPyConnection
 

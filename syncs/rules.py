@@ -1,0 +1,63 @@
+"""The policies of one sync with the facts they need: what they say of what is due."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from syncs import policies
+from syncs.claims import Action, LookBack
+from syncs.facts import ReadFacts, Recipient, needs_facts
+from syncs.policies import Cap, Facts, Verdict
+from syncs.results import SyncError
+from syncs.spec import SyncSpec
+
+
+class Paused(SyncError):
+    """A rule that decides about sending cannot be read, so nothing is sent."""
+
+
+@dataclass
+class Rules:
+    """The policies of one sync, and where the facts that they need come from."""
+
+    spec: SyncSpec
+    facts: ReadFacts | None
+    channel_caps: Mapping[str, Cap]
+
+    def judge(
+        self, due: Sequence[Action], look_back: LookBack, now: datetime
+    ) -> dict[str, Verdict]:
+        """The verdicts on what is due. Raises Paused when a fact that decides cannot be read."""
+        cap = self.channel_caps.get(self.spec.policies.channel or "")
+        address = self.spec.policies.address
+        facts = self.read(
+            [
+                Recipient(
+                    action.action_key,
+                    action.customer_id,
+                    str(action.payload.get(address) or "") if address else None,
+                )
+                for action in due
+            ]
+        )
+        window = policies.history_needed(self.spec.policies, cap)
+        if window is not None:
+            # After the warehouse was asked: from here on other processes may have to wait.
+            past = look_back(now - window)
+            facts = replace(facts, messages=past.messages, ahead=past.ahead, channel_cap=cap)
+        return policies.judge(self.spec.policies, due, facts, now)
+
+    def read(self, recipients: Sequence[Recipient]) -> Facts:
+        if not needs_facts(self.spec.policies) or not recipients:
+            return Facts()
+        if self.facts is None:
+            raise Paused(f"{self.spec.name} has policies, and what they need cannot be read")
+        try:
+            return self.facts(self.spec.policies, recipients)
+        except Exception as error:
+            raise Paused(
+                f"consent, suppression list or time zones cannot be read ({type(error).__name__}); "
+                "nothing is sent (are the models built? signalbox build)"
+            ) from None

@@ -1,8 +1,9 @@
 """Event contracts: one JSON Schema file per event and version, checked at the edge.
 
 ``purchase_completed.v1.json`` is the contract of the event in its title, "Purchase Completed", and
-speaks of the message's ``properties``. A message is checked against the newest version first; an
-older version may still accept what an older producer sends.
+speaks of the message's ``properties``. A message that declares a version, in Segment's
+``context.protocols.event_version``, is checked against that one. Others are checked against the
+newest version first; an older one may still accept what an older producer sends.
 """
 
 from __future__ import annotations
@@ -11,12 +12,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import jsonschema_rs
 import msgspec
 
-from ingestion.contract_compat import narrowings
 from ingestion.contract_words import explain
 
 CONTRACTS = Path(__file__).parent / "contracts"
@@ -29,7 +29,8 @@ class ContractError(Exception):
 
 
 class Verdict(NamedTuple):
-    """`version` that accepted the message, or `reason` (a code) and `detail` (plain words).
+    """`version` that the message was checked against; `reason` (a code) and `detail` (plain words)
+    if it does not fit.
 
     All three are None for messages that no contract speaks of, such as identify.
     """
@@ -37,13 +38,6 @@ class Verdict(NamedTuple):
     version: int | None = None
     reason: str | None = None
     detail: str | None = None
-
-
-class Problem(NamedTuple):
-    """Something `lint` found: the file's name and a sentence about it."""
-
-    file: str
-    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +75,25 @@ class Contracts:
         """Read and compile every contract in `directory`. Raises ContractError."""
         if not directory.is_dir():
             raise ContractError(f"{directory} is not a directory of contracts.")
-        return cls([_compile(p.name, _read(p)) for p in sorted(directory.glob("*.json"))])
+        return cls([read_contract(path) for path in sorted(directory.glob("*.json"))])
 
-    def check(self, type: str, event: str | None, properties: Mapping[str, Any] | None) -> Verdict:
+    def check(
+        self,
+        type: str,
+        event: str | None,
+        properties: Mapping[str, Any] | None,
+        declared: Any = None,
+    ) -> Verdict:
         """Judge the properties of a message of a Segment type (track, page, identify ...).
 
-        Reasons: unknown_event, missing_field, wrong_type, bad_value.
+        Args:
+            type: which call it is.
+            event: name of a track call's event.
+            properties: what the contract speaks of.
+            declared: the version that the message says it follows; None: the newest that fits.
+
+        Returns:
+            Reasons: unknown_event, unknown_version, missing_field, wrong_type, bad_value.
         """
         if type == "page":
             versions = self._page
@@ -99,78 +106,38 @@ class Contracts:
             versions = known
         else:
             return Verdict()
+        if declared is not None:
+            versions = [c for c in versions if _is_version(declared) and c.version == declared]
+            if not versions:
+                return Verdict(
+                    None, "unknown_version", self._no_such_version(type, event, declared)
+                )
         sent = properties or {}
         for contract in versions:
             if contract.accepts(sent):
                 return Verdict(contract.version)
         errors = versions[0].validator.iter_errors(_without_nulls(sent))
-        return Verdict(None, *explain(errors))
+        return Verdict(versions[0].version, *explain(errors))
+
+    def versions(self, event: str) -> list[Contract]:
+        """The versions of an event's contract, newest first; empty if it has none."""
+        return self._by_event.get(event, [])
+
+    def newest(self) -> list[Contract]:
+        """The newest version of every event's contract, by event."""
+        return [versions[0] for _, versions in sorted(self._by_event.items())]
+
+    def _no_such_version(self, type: str, event: str | None, declared: Any) -> str:
+        if not _is_version(declared):
+            return "context.protocols.event_version must be a whole number from 1 on"
+        name = PAGE_EVENT if type == "page" else event or ""
+        known = ", ".join(str(c.version) for c in reversed(self.versions(name)))
+        return f"there is no version {declared} of the contract for {name!r}; there is {known}"
 
 
-def lint(directory: Path = CONTRACTS) -> list[Problem]:
-    """Everything that is wrong with the contracts in `directory`; empty if all is well.
-
-    A version that refuses what the version before it accepts is a problem too: producers are
-    never all upgraded at once.
-    """
-    problems: list[Problem] = []
-    contracts: list[Contract] = []
-    for path in sorted(directory.iterdir()):
-        if path.name.startswith("."):
-            continue
-        try:
-            contract = _compile(path.name, _read(path))
-        except ContractError as error:
-            problems.append(Problem(path.name, str(error).removeprefix(f"{path.name}: ")))
-            continue
-        contracts.append(contract)
-        problems += [Problem(path.name, message) for message in _lint_one(contract)]
-    newest: dict[str, Contract] = {}
-    for contract in sorted(contracts, key=lambda c: c.version):
-        before = newest.get(contract.event)
-        if before is not None:
-            problems += [Problem(contract.file, m) for m in _lint_change(before, contract)]
-        newest[contract.event] = contract
-    return problems
-
-
-def _lint_one(contract: Contract) -> list[str]:
-    schema = contract.schema
-    messages = [
-        f"{key} is missing: {why}"
-        for key, why in (
-            ("description", "say when the event is sent"),
-            ("x-owner", "name the team that answers for it"),
-        )
-        if not str(schema.get(key) or "").strip()
-    ]
-    if schema.get("type") != "object":
-        messages.append('type must be "object"')
-    for name, field in schema.get("properties", {}).items():
-        if not isinstance(field, dict) or not field.get("description"):
-            messages.append(f"properties.{name} has no description")
-        elif not isinstance(field.get("x-pii", False), bool):
-            messages.append(f"properties.{name}: x-pii must be true or false")
-    examples = schema.get("examples")
-    if not isinstance(examples, list) or not examples:
-        return [*messages, "examples is missing: give at least one"]
-    for number, example in enumerate(examples, 1):
-        if not contract.accepts(example):
-            _, detail = explain(contract.validator.iter_errors(example))
-            messages.append(f"example {number} is not valid: {detail}")
-    return messages
-
-
-def _lint_change(old: Contract, new: Contract) -> list[str]:
-    messages = [
-        f"refuses what version {old.version} accepts: {change}"
-        for change in narrowings(old.schema, new.schema)
-    ]
-    for number, example in enumerate(old.schema.get("examples", []), 1):
-        if not new.accepts(example):
-            _, detail = explain(new.validator.iter_errors(example))
-            messages.append(f"refuses example {number} of version {old.version}: {detail}")
-    return messages
+def read_contract(path: Path) -> Contract:
+    """One contract, compiled. Raises ContractError."""
+    return _compile(path.name, _read(path))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -184,9 +151,9 @@ def _read(path: Path) -> dict[str, Any]:
     title, version = schema.get("title"), schema.get("x-version")
     if not isinstance(title, str) or not title.strip():
         raise ContractError(f"{path.name}: title is missing: give the exact name of the event")
-    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+    if not _is_version(version):
         raise ContractError(f"{path.name}: x-version must be a whole number from 1 on")
-    expected = f"{_slug(title)}.v{version}.json"
+    expected = file_name(title, version)
     if name is None or path.name != expected:
         raise ContractError(f"{path.name}: title and x-version ask for the file name {expected}")
     return schema
@@ -203,12 +170,22 @@ def _compile(file: str, schema: dict[str, Any]) -> Contract:
     return Contract(schema["title"], schema["x-version"], file, schema, validator)
 
 
+def _is_version(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
 def _refuse_to_fetch(uri: str) -> Any:
     raise ValueError(f"a contract must be complete in itself, but refers to {uri}")
 
 
-def _slug(title: str) -> str:
+def slug(title: str) -> str:
+    """An event's name as it stands in file and function names."""
     return re.sub(r"[^a-z0-9]+", "_", title.lower()).strip("_")
+
+
+def file_name(title: str, version: int) -> str:
+    """The file that holds a version of an event's contract."""
+    return f"{slug(title)}.v{version}.json"
 
 
 def _without_nulls(value: Any) -> Any:

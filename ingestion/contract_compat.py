@@ -12,6 +12,12 @@ from typing import Any
 _LOWER_IS_WIDER = ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties")
 _HIGHER_IS_WIDER = ("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties")
 _SAME_OR_GONE = ("const", "format", "pattern", "multipleOf", "uniqueItems")
+# Judging these would take a solver: any change of them counts as one that may refuse more.
+_NOT_COMPARED = (
+    "$ref", "$defs", "allOf", "anyOf", "oneOf", "not", "if", "then", "else", "contains",
+    "prefixItems", "patternProperties", "propertyNames", "dependentRequired", "dependentSchemas",
+    "unevaluatedItems", "unevaluatedProperties",
+)  # fmt: skip
 _ALL_TYPES = {"string", "number", "integer", "boolean", "object", "array", "null"}
 
 
@@ -26,8 +32,13 @@ def narrowings(
         yield f"{path} is no longer {' or '.join(sorted(lost))}"
     yield from _tighter_limits(old, new, path)
     yield from _tighter_values(old, new, path)
-    if new.get("additionalProperties") is False and old.get("additionalProperties") is not False:
-        yield f"{path} no longer takes other fields"
+    for keyword in _NOT_COMPARED:
+        if keyword in new and new[keyword] != old.get(keyword):
+            yield f"{path} has another {keyword}, which cannot be compared"
+    others = new.get("additionalProperties", True)
+    if others is not True and old.get("additionalProperties", True) != others:
+        said = "no longer takes other fields" if others is False else "takes fewer other fields"
+        yield f"{path} {said}"
     for name, field in old.get("properties", {}).items():
         other = new.get("properties", {}).get(name)
         if isinstance(field, dict) and isinstance(other, dict):

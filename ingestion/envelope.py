@@ -193,9 +193,7 @@ def _event(raw: bytes, arrival: Arrival, contracts: Contracts, limits: Limits) -
         policy = arrival.unknown_events if unknown else arrival.violations
         if policy != "allow":
             detail = verdict.detail or verdict.reason
-            raise _Refused(
-                verdict.reason, detail, verdict.version, rejected=policy == "reject"
-            )
+            raise _Refused(verdict.reason, detail, verdict.version, rejected=policy == "reject")
     message_id = _identifier(message.message_id, "messageId")
     return LogRecord(
         kind="event",

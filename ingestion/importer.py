@@ -27,7 +27,7 @@ from ingestion.envelope import (
     Arrival,
     Limits,
     LogRecord,
-    UnknownEvents,
+    Policy,
     encode_record,
     format_time,
     parse_time,
@@ -82,7 +82,8 @@ def import_file(
     source: str,
     mapping: Path | None = None,
     contracts: Contracts | None = None,
-    unknown_events: UnknownEvents = "quarantine",
+    unknown_events: Policy = "quarantine",
+    violations: Policy = "quarantine",
     progress: Progress | None = None,
 ) -> ImportResult:
     """Append the messages of a file to the event log.
@@ -94,6 +95,7 @@ def import_file(
         mapping: YAML file that says how rows become messages, see `ingestion.mapping`.
         contracts: those to check against; none: the shipped ones.
         unknown_events: what to do with events that have no contract; `reject` quarantines here.
+        violations: the same, of events that break theirs.
         progress: called with the messages done so far and the share of the work done, 0 to 1.
 
     Raises:
@@ -110,7 +112,13 @@ def import_file(
             while batch := list(islice(file.messages, BATCH_MESSAGES)):
                 now = datetime.now(UTC)
                 # Sent when received: the envelope then finds no skew to correct.
-                arrival = Arrival(source, now, sent_at=now, unknown_events=unknown_events)
+                arrival = Arrival(
+                    source,
+                    now,
+                    sent_at=now,
+                    unknown_events=unknown_events,
+                    violations=violations,
+                )
                 records = [_record(message, arrival, contracts) for message in batch]
                 log.append([encode_record(record) for record in records])
                 reasons.update(r.reason or "" for r in records if r.kind == "quarantine")

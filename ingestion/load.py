@@ -97,27 +97,30 @@ class Loader:
     def ensure_tables(self) -> None:
         """Create the raw tables where they are missing, empty and with all columns.
 
+        Columns that a table of an older version lacks are added; its rows have null there.
+
         Raises:
             LoadError: the lake cannot be opened.
         """
         with self._cursor() as cursor:
-            found = cursor.execute(
-                "select table_name from duckdb_tables() where database_name = current_database() "
-                "and schema_name = ?",
+            found: dict[str, set[str]] = {}
+            for table, column in cursor.execute(
+                "select table_name, column_name from duckdb_columns() "
+                "where database_name = current_database() and schema_name = ?",
                 [DATASET],
-            ).fetchall()
-            missing = set(raw_tables.tables()) - {name for (name,) in found}
-            if not missing:
+            ).fetchall():
+                found.setdefault(table, set()).add(column)
+            changes = [
+                statement
+                for table in sorted(raw_tables.tables())
+                for statement in _additions(cursor, table, found.get(table))
+            ]
+            if not changes:
                 return
             cursor.execute("begin")
             cursor.execute(f"create schema if not exists {DATASET}")
-            for table in sorted(missing):
-                cursor.register("empty", raw_tables.schema(table).empty_table())
-                cursor.execute(
-                    f"create table {DATASET}.{table} as "
-                    "select *, cast(null as varchar) as _dlt_load_id from empty"
-                )
-                cursor.unregister("empty")
+            for statement in changes:
+                cursor.execute(statement)
             cursor.execute("commit")
 
     def position(self) -> int:
@@ -270,10 +273,36 @@ class _Record(msgspec.Struct):
     reason: str | None = None
     detail: str | None = None
     payload: str = ""
+    rejected: bool = False
+    replayed_from: int | None = None
+    replayed_at: str | None = None
     log_seq: int = -1
+
+    @property
+    def violation_reason(self) -> str | None:
+        return self.reason
+
+    @property
+    def violation_detail(self) -> str | None:
+        return self.detail
 
 
 _decode = msgspec.json.Decoder(_Record).decode
+
+
+def _additions(cursor: DuckDBPyConnection, table: str, columns: set[str] | None) -> Iterator[str]:
+    """SQL that makes a table, of which `columns` are there, complete; None: it is missing."""
+    cursor.register("empty", raw_tables.schema(table).empty_table())
+    described = cursor.execute("describe empty").fetchall()
+    cursor.unregister("empty")
+    wanted = {name: kind for name, kind, *_ in described} | {"_dlt_load_id": "VARCHAR"}
+    if columns is None:
+        definitions = ", ".join(f'"{name}" {kind}' for name, kind in wanted.items())
+        yield f"create table {DATASET}.{table} ({definitions})"
+        return
+    for name, kind in wanted.items():
+        if name not in columns:
+            yield f'alter table {DATASET}.{table} add column "{name}" {kind}'
 
 
 def split(records: Sequence[tuple[int, bytes]]) -> tuple[Any, Any]:

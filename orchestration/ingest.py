@@ -8,29 +8,43 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestration import postgres
-from orchestration.settings import ENV_FILE, Settings
+from orchestration.settings import ENV_FILE, Policy, Settings
 
 if TYPE_CHECKING:
     from ingestion.destination import Lake
     from ingestion.importer import ImportResult
     from ingestion.load import Loader
+    from ingestion.request import SourcePolicy
     from ingestion.sources import RefreshSource
 
 
 def serve_collector(settings: Settings) -> None:
     """Accept events until SIGTERM or SIGINT."""
     from ingestion.collector import run
-    from ingestion.request import SourcePolicy
 
-    policies = settings.unknown_events
     run(
         settings.log_dir,
-        {
-            key: SourcePolicy(name, policies.get(name, policies.get("*", "quarantine")))
-            for name, key in settings.write_keys.items()
-        },
+        {key: source_policy(settings, name) for name, key in settings.write_keys.items()},
         host=settings.host,
         port=settings.collector_port,
+        trusted_proxies=settings.trusted_proxies,
+    )
+
+
+def source_policy(settings: Settings, name: str) -> SourcePolicy:
+    """What the settings say about a source, by its name."""
+    from ingestion.request import SourcePolicy
+
+    def policy(pairs: dict[str, Policy]) -> Policy:
+        return pairs.get(name, pairs.get("*", "quarantine"))
+
+    return SourcePolicy(
+        name,
+        policy(settings.unknown_events),
+        policy(settings.violations),
+        client_ip=settings.client_ip.get(name, settings.client_ip.get("*", "full")),
+        user_agent=settings.client_user_agent.get(name, settings.client_user_agent.get("*", True)),
+        events_per_second=settings.rate_limits.get(name, settings.rate_limits.get("*")),
     )
 
 
@@ -91,12 +105,21 @@ def import_file(
     """Put a file of past events into the event log; `on_progress` gets messages and share done."""
     from ingestion.importer import import_file as run
 
-    return run(file, settings.log_dir, source=source, mapping=mapping, progress=on_progress)
+    policy = source_policy(settings, source)
+    return run(
+        file,
+        settings.log_dir,
+        source=source,
+        mapping=mapping,
+        unknown_events=policy.unknown_events,
+        violations=policy.violations,
+        progress=on_progress,
+    )
 
 
 def contract_problems() -> list[dict[str, str]]:
     """What is wrong with the contract files, as `{file, problem}`."""
-    from ingestion.contract import lint
+    from ingestion.contract_check import lint
 
     return [{"file": problem.file, "problem": problem.message} for problem in lint()]
 

@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parent.parent
 ENV_FILE = ROOT / ".env"
 DBT_PROJECT = ROOT / "dbt_project"
 
-UnknownEvents = Literal["allow", "quarantine", "reject"]
+Policy = Literal["allow", "quarantine", "reject"]
+ClientIp = Literal["full", "anonymised", "off"]
 
 
 class SettingsError(Exception):
@@ -40,9 +41,28 @@ class Settings(BaseSettings):
         default={"web": "wk_web", "server": "wk_server"},
         description="Who may send, as name=key pairs: web=wk_1,server=wk_2.",
     )
-    unknown_events: Annotated[dict[str, UnknownEvents], NoDecode] = Field(
+    unknown_events: Annotated[dict[str, Policy], NoDecode] = Field(
         default={"*": "quarantine"},
         description="What happens to events without a contract: one policy, or name=policy pairs.",
+    )
+    violations: Annotated[dict[str, Policy], NoDecode] = Field(
+        default={"*": "quarantine"},
+        description="What happens to events that break their contract: as with unknown events.",
+    )
+    client_ip: Annotated[dict[str, ClientIp], NoDecode] = Field(
+        default={"*": "full"},
+        description="What is kept of the addresses of browsers and phones; for all or by source.",
+    )
+    client_user_agent: Annotated[dict[str, bool], NoDecode] = Field(
+        default={"*": True},
+        description="Whether the user agents of browsers and phones are kept; or by source.",
+    )
+    rate_limits: Annotated[dict[str, Annotated[float, Field(gt=0)]], NoDecode] = Field(
+        default={},
+        description="Most events a second from each source, for all or by source; unset: no limit.",
+    )
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Addresses or networks whose X-Forwarded headers are believed."
     )
     host: str = Field("127.0.0.1", description="Address every server listens on.")
     collector_port: int = 8080
@@ -52,6 +72,13 @@ class Settings(BaseSettings):
 
     cart_abandoned_minutes: float = Field(
         30, gt=0, description="Minutes without purchase after which a cart counts as abandoned."
+    )
+    message_caps: Annotated[dict[str, str], NoDecode] = Field(
+        default={},
+        description="What one customer gets at most of all syncs on a channel: email=3/day.",
+    )
+    time_zone: str = Field(
+        "UTC", description="For the quiet hours of customers whose time zone is not known."
     )
     source_refresh_seconds: float = Field(
         300, ge=5, description="How often sources that are tables are read: CRM, help desk."
@@ -65,11 +92,11 @@ class Settings(BaseSettings):
     def _parse_write_keys(cls, value: object) -> object:
         return _pairs(value) if isinstance(value, str) else value
 
-    @field_validator("unknown_events", mode="before")
+    @field_validator("unknown_events", "violations", mode="before")
     @classmethod
-    def _parse_unknown_events(cls, value: object) -> object:
+    def _parse_policies(cls, value: object) -> object:
         if isinstance(value, str):
-            return {"*": value} if value in get_args(UnknownEvents) else _pairs(value)
+            return {"*": value} if value in get_args(Policy) else _pairs(value)
         return value
 
     @field_validator("client_ip", "client_user_agent", "rate_limits", mode="before")
@@ -80,17 +107,30 @@ class Settings(BaseSettings):
         return value
 
     @field_validator("sources", "trusted_proxies", mode="before")
-    message_caps: Annotated[dict[str, str], NoDecode] = Field(
-        default={},
-        description="What one customer gets at most of all syncs on a channel: email=3/day.",
-    )
-    time_zone: str = Field(
-        "UTC", description="For the quiet hours of customers whose time zone is not known."
-    )
     @classmethod
     def _parse_sources(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("message_caps", mode="before")
+    @classmethod
+    def _parse_message_caps(cls, value: object) -> object:
+        from syncs.policies import parse_cap
+
+        caps = _pairs(value, example="email=3/day,sms=1/day") if isinstance(value, str) else value
+        if isinstance(caps, dict):
+            for cap in caps.values():
+                parse_cap(cap)
+        return caps
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known_time_zone(cls, value: str) -> str:
+        from syncs.policies import time_zone
+
+        if time_zone(value) is None:
+            raise ValueError(f"{value!r} is no IANA time zone; write for example Europe/Berlin")
         return value
 
     @field_validator("home")
@@ -113,26 +153,6 @@ class Settings(BaseSettings):
     @property
     def lake_path(self) -> str:
         """Data path of the lake: a directory or an object-storage URL, always ending in `/`."""
-    @field_validator("message_caps", mode="before")
-    @classmethod
-    def _parse_message_caps(cls, value: object) -> object:
-        from syncs.policies import parse_cap
-
-        caps = _pairs(value, example="email=3/day,sms=1/day") if isinstance(value, str) else value
-        if isinstance(caps, dict):
-            for cap in caps.values():
-                parse_cap(cap)
-        return caps
-
-    @field_validator("time_zone")
-    @classmethod
-    def _known_time_zone(cls, value: str) -> str:
-        from syncs.policies import time_zone
-
-        if time_zone(value) is None:
-            raise ValueError(f"{value!r} is no IANA time zone; write for example Europe/Berlin")
-        return value
-
         return (self.lake_url or str(self.home / "lake")).rstrip("/") + "/"
 
     @property

@@ -25,11 +25,14 @@ create table raw.events (
     log_seq bigint, source varchar, message_id varchar, message_id_generated boolean, type varchar,
     event varchar, event_version integer, user_id varchar, anonymous_id varchar,
     timestamp timestamptz, original_timestamp timestamptz, sent_at timestamptz,
-    received_at timestamptz, payload varchar, _dlt_load_id varchar
+    received_at timestamptz, payload varchar, _dlt_load_id varchar, violation_reason varchar,
+    violation_detail varchar, replayed_from bigint, replayed_at timestamptz
 );
 create table raw.quarantine (
     log_seq bigint, source varchar, message_id varchar, type varchar, event varchar,
-    reason varchar, detail varchar, received_at timestamptz, payload varchar, _dlt_load_id varchar
+    reason varchar, detail varchar, received_at timestamptz, payload varchar, _dlt_load_id varchar,
+    message_id_generated boolean, event_version integer, user_id varchar, anonymous_id varchar,
+    sent_at timestamptz, rejected boolean
 );
 create table ledger.actions (
     action_key varchar, sync varchar, destination varchar, mode varchar, row_key varchar,
@@ -106,9 +109,12 @@ class Warehouse:
 
     def load_rows(self, rows: Sequence[tuple[Any, ...]]) -> None:
         if rows:
-            marks = ", ".join("?" * len(rows[0]))
+            columns = [name for (name, *_) in self.query("describe raw.events")][: len(rows[0])]
+            marks = ", ".join("?" * len(columns))
             with self.connect() as connection:
-                connection.executemany(f"insert into raw.events values ({marks})", rows)
+                connection.executemany(
+                    f"insert into raw.events ({', '.join(columns)}) values ({marks})", rows
+                )
 
     def dbt(self, *args: str, as_of: datetime | None = None, **variables: Any) -> Any:
         """Run one dbt command; fails the test with dbt's own words."""

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from ingestion.contract import CONTRACTS, ContractError, Contracts, lint
+from ingestion.contract import CONTRACTS, ContractError, Contracts
+from ingestion.contract_check import lint
 
 PURCHASE = {"order_id": "A-1", "total": 5, "currency": "EUR"}
 EVENTS = {
@@ -58,7 +59,7 @@ def write(directory: Path, *schemas: dict[str, Any]) -> Path:
 
 def test_the_shipped_contracts_are_complete_and_clean(contracts: Contracts) -> None:
     assert lint(CONTRACTS) == []
-    assert {c.event for c in contracts.all} == EVENTS
+    assert {c.event for c in contracts.all} >= EVENTS
     for c in contracts.all:
         for example in c.schema["examples"]:
             assert contracts.check("track", c.event, example) == (c.version, None, None)
@@ -91,7 +92,7 @@ def test_verdicts_name_the_field_and_what_is_wrong(
     contracts: Contracts, change: dict[str, Any], reason: str, detail: str
 ) -> None:
     verdict = contracts.check("track", "Purchase Completed", {**PURCHASE, **change})
-    assert verdict == (None, reason, detail)
+    assert verdict == (1, reason, detail)
 
 
 def test_details_never_quote_a_value(contracts: Contracts) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestration.ingest import source_policy
 from orchestration.settings import ROOT, Settings, SettingsError, load_settings
 
 
@@ -32,6 +33,24 @@ def test_write_keys_are_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_one_policy_holds_for_all_sources(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read(monkeypatch, UNKNOWN_EVENTS="reject").unknown_events == {"*": "reject"}
     assert read(monkeypatch, UNKNOWN_EVENTS="web=allow").unknown_events == {"web": "allow"}
+    settings = read(monkeypatch, VIOLATIONS="web=allow,*=reject", UNKNOWN_EVENTS="web=reject")
+    web, other = source_policy(settings, "web"), source_policy(settings, "app")
+    assert (web.unknown_events, web.violations) == ("reject", "allow")
+    assert (other.unknown_events, other.violations) == ("quarantine", "reject")
+
+
+def test_what_a_source_may_is_set_for_all_or_by_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = read(
+        monkeypatch,
+        CLIENT_IP="web=anonymised,*=off",
+        CLIENT_USER_AGENT="false",
+        RATE_LIMITS="web=500",
+        TRUSTED_PROXIES="10.0.0.0/8, ::1",
+    )
+    web, other = source_policy(settings, "web"), source_policy(settings, "app")
+    assert (web.client_ip, web.user_agent, web.events_per_second) == ("anonymised", False, 500)
+    assert (other.client_ip, other.user_agent, other.events_per_second) == ("off", False, None)
+    assert settings.trusted_proxies == ("10.0.0.0/8", "::1")
 
 
 @pytest.mark.parametrize(
@@ -42,6 +61,8 @@ def test_one_policy_holds_for_all_sources(monkeypatch: pytest.MonkeyPatch) -> No
         ("UNKNOWN_EVENTS", "web=ignore", "SIGNALBOX_UNKNOWN_EVENTS"),
         ("COLLECTOR_PORT", "http", "SIGNALBOX_COLLECTOR_PORT"),
         ("CART_ABANDONED_MINUTES", "0", "greater than 0"),
+        ("CLIENT_IP", "web=half", "SIGNALBOX_CLIENT_IP"),
+        ("RATE_LIMITS", "0", "greater than 0"),
     ],
 )
 def test_a_wrong_value_is_named(

@@ -1,23 +1,29 @@
 with
 
-quarantine as (
-    select distinct
-        log_seq,
+quarantined as (
+    select
+        received_date,
         source,
         event,
+        event_version,
         reason,
-        received_at,
-        {{ utc_date('received_at') }} as received_date
-    from {{ source('raw', 'quarantine') }}
+        status,
+        is_rejected,
+        received_at
+    from {{ ref('quarantined_messages') }}
 )
 
 select
     received_date,
     source,
-    coalesce(event, 'unknown') as event,
+    event,
+    event_version,
     reason,
     count(*) as messages,
+    count(case when status = 'waiting' then 1 end) as waiting,
+    count(case when status = 'replayed' then 1 end) as replayed,
+    count(case when is_rejected then 1 end) as rejected,
     min(received_at) as first_received_at,
     max(received_at) as last_received_at
-from quarantine
-group by received_date, source, coalesce(event, 'unknown'), reason
+from quarantined
+group by received_date, source, event, event_version, reason

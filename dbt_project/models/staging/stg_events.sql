@@ -1,4 +1,4 @@
-{{ config(materialized='incremental', incremental_strategy='append') }}
+{{ config(materialized='incremental', incremental_strategy='append', on_schema_change='append_new_columns') }}
 
 with
 
@@ -17,6 +17,9 @@ raw_events as (
         original_timestamp,
         sent_at,
         received_at,
+        violation_reason,
+        violation_detail,
+        replayed_at,
         payload,
         row_number() over (partition by source, message_id order by log_seq) as copy_number
     from {{ source('raw', 'events') }}
@@ -70,6 +73,9 @@ unpacked as (
         original_timestamp,
         sent_at,
         received_at,
+        violation_reason,
+        violation_detail,
+        replayed_at,
         timestamp as event_at,
         {{ hash_id('evt_', ['source', 'message_id']) }} as event_id,
         case
@@ -152,5 +158,8 @@ select
     campaign_source,
     campaign_medium,
     properties,
-    traits
+    traits,
+    violation_reason,
+    violation_detail,
+    replayed_at
 from with_ids

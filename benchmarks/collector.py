@@ -54,6 +54,8 @@ KINDS = ("durable", "no log", "JSONL append")
 class NoLog:
     """Takes everything and keeps nothing."""
 
+    recovered_bytes = 0
+
     def __init__(self) -> None:
         self._end = 0
 
@@ -63,6 +65,9 @@ class NoLog:
 
     def end(self) -> int:
         return self._end
+
+    def problem(self) -> str | None:
+        return None
 
 
 class Lines:

@@ -14,13 +14,18 @@ _GROUP_BYTES = 4 * 1024 * 1024
 
 
 class Log(Protocol):
-    """What the collector needs of a log; `ingestion.log.EventLog` is one."""
+    """What the collector needs of a log: `EventLog`, or `RemoteLog` in another process."""
+
+    recovered_bytes: int
 
     def append(self, records: Sequence[bytes]) -> range:
         """Make the records durable and return their positions."""
 
     def end(self) -> int:
         """The next position."""
+
+    def problem(self) -> str | None:
+        """Why an append would be refused now; None if it would not."""
 
 
 class QueueFull(Exception):
@@ -33,15 +38,15 @@ class Appender:
     def __init__(self, log: Log, waiting_bytes: int) -> None:
         self._log = log
         self._limit = waiting_bytes
-        self._waiting: deque[tuple[list[bytes], int, asyncio.Future[None]]] = deque()
+        self._waiting: deque[tuple[list[bytes], int, asyncio.Future[range]]] = deque()
         self._bytes = 0
         self._change = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="log-appender", daemon=True)
         self._thread.start()
 
-    def submit(self, records: list[bytes]) -> asyncio.Future[None]:
-        """A future that is done when `records` are durable, or holds what append raised.
+    def submit(self, records: list[bytes]) -> asyncio.Future[range]:
+        """A future of the positions of `records` once they are durable, or of what append raised.
 
         Raises QueueFull at once if too many bytes are waiting. Call it from a running event loop.
         """
@@ -70,31 +75,36 @@ class Appender:
                 if not self._waiting:
                     return
                 records: list[bytes] = []
-                futures: list[asyncio.Future[None]] = []
+                waiting: list[tuple[int, asyncio.Future[range]]] = []
                 taken = 0
                 while self._waiting and taken < _GROUP_BYTES:
                     more, size, future = self._waiting.popleft()
+                    waiting.append((len(records), future))
                     records += more
-                    futures.append(future)
                     taken += size
-            error: Exception | None = None
+            outcome: range | Exception
             try:
-                self._log.append(records)
+                outcome = self._log.append(records)
             except Exception as raised:  # whatever it is, it belongs to those who wait
-                error = raised
+                outcome = raised
             with self._change:
                 self._bytes -= taken
-            for loop in {future.get_loop() for future in futures}:
-                mine = [future for future in futures if future.get_loop() is loop]
+            ends = [offset for offset, _ in waiting[1:]] + [len(records)]
+            shares = [
+                (future, outcome[offset:end] if isinstance(outcome, range) else outcome)
+                for (offset, future), end in zip(waiting, ends, strict=True)
+            ]
+            for loop in {future.get_loop() for future, _ in shares}:
+                mine = [share for share in shares if share[0].get_loop() is loop]
                 with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits
-                    loop.call_soon_threadsafe(_resolve, mine, error)
+                    loop.call_soon_threadsafe(_resolve, mine)
 
 
-def _resolve(futures: list[asyncio.Future[None]], error: Exception | None) -> None:
-    for future in futures:
+def _resolve(shares: list[tuple[asyncio.Future[range], range | Exception]]) -> None:
+    for future, outcome in shares:
         if future.done():
             continue
-        if error is None:
-            future.set_result(None)
+        if isinstance(outcome, range):
+            future.set_result(outcome)
         else:
-            future.set_exception(error)
+            future.set_exception(outcome)

@@ -1,30 +1,31 @@
 """Running the collector as a process: open the log, bind, serve until told to stop.
 
-What it answers stands in `ingestion.http_api`.
+What it answers stands in `ingestion.http_api`, how several processes share the work in
+`ingestion.workers`.
 """
 
 from __future__ import annotations
 
-import signal
+import logging
 import socket
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-
-import uvicorn
 
 from ingestion.client import Proxies
 from ingestion.contract import CONTRACTS, Contracts
+from ingestion.counters import Counters
 from ingestion.envelope import Limits
 from ingestion.http_api import create_app
 from ingestion.log import EventLog
-from ingestion.protocol import ConnectionLimits, with_limits
+from ingestion.log_server import LogServer
+from ingestion.protocol import ConnectionLimits
 from ingestion.request import SourcePolicy
+from ingestion.serving import Site, serve
+from ingestion.workers import WorkersFailed, serve_with_workers
 
 __all__ = ["CollectorError", "SourcePolicy", "create_app", "run"]
 
-_DRAIN_SECONDS = 10
+logger = logging.getLogger("signalbox.collector")
 
 
 class CollectorError(Exception):
@@ -41,9 +42,15 @@ def run(
     limits: Limits | None = None,
     connections: ConnectionLimits | None = None,
     trusted_proxies: Iterable[str] = (),
+    workers: int = 1,
+    reserve_bytes: int = 0,
     on_ready: Callable[[int], None] | None = None,
 ) -> None:
     """Serve the collector until SIGINT or SIGTERM, then finish what is in flight and return.
+
+    With one worker this process does all the work. With more, each is a process that takes
+    requests, and this one alone writes the log. Meanwhile other processes may append through
+    `RemoteLog`. With less than `reserve_bytes` free on the log's disk nothing is taken.
 
     `write_keys` maps a key to the name of its source or to a SourcePolicy. `port` 0 takes any free
     one; `on_ready` is called with the port in use once connections are taken. `trusted_proxies`
@@ -56,39 +63,35 @@ def run(
             "Set SIGNALBOX_WRITE_KEYS, for example web=wk_1,server=wk_2."
         )
     try:
-        proxies = Proxies(trusted_proxies)
+        Proxies(trusted_proxies := tuple(trusted_proxies))
     except ValueError as error:
         raise CollectorError(
             f"SIGNALBOX_TRUSTED_PROXIES: {error}. "
             "Write addresses or networks, for example 127.0.0.1,10.0.0.0/8."
         ) from None
-    compiled = Contracts.load(contracts)
-    with _listen(host, port) as listener, EventLog(log_directory) as log:
-        config = uvicorn.Config(
-            create_app(log, compiled, write_keys, limits, proxies=proxies),
-            loop="uvloop",
-            http=with_limits(connections or ConnectionLimits()),
-            ws="none",
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,  # `Proxies` reads them, for requests that need them
-            server_header=False,
-            timeout_graceful_shutdown=_DRAIN_SECONDS,
-        )
-        server = _Server(config, lambda: on_ready and on_ready(listener.getsockname()[1]))
-        with _signals_stop(server):
-            server.run(sockets=[listener])
-
-
-class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], object]) -> None:
-        super().__init__(config)
-        self._on_ready = on_ready
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._on_ready()
+    Contracts.load(contracts)
+    site = Site(
+        dict(write_keys),
+        contracts,
+        limits or Limits(),
+        connections or ConnectionLimits(),
+        trusted_proxies,
+    )
+    with (
+        _listen(host, port) as listener,
+        EventLog(log_directory, reserve_bytes=reserve_bytes) as log,
+        LogServer(log, log.directory),
+    ):
+        if log.recovered_bytes:
+            logger.warning("the log had a torn tail; %d bytes were cut", log.recovered_bytes)
+        ready = lambda: on_ready and on_ready(listener.getsockname()[1])  # noqa: E731
+        if workers == 1:
+            serve(site, log, listener, Counters(), ready)
+            return
+        try:
+            serve_with_workers(workers, site, log.directory, listener, ready)
+        except WorkersFailed as error:
+            raise CollectorError(str(error)) from None
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -104,25 +107,3 @@ def _listen(host: str, port: int) -> socket.socket:
             "port, or choose another with SIGNALBOX_COLLECTOR_PORT."
         ) from error
     return listener
-
-
-@contextmanager
-def _signals_stop(server: uvicorn.Server) -> Iterator[None]:
-    """Let SIGINT and SIGTERM end the server and nothing else.
-
-    uvicorn raises a signal again after it has shut down, which would end the process before the
-    log is closed.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(*_: object) -> None:
-        server.should_exit = True
-
-    before = {sig: signal.signal(sig, stop) for sig in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for sig, handler in before.items():
-            signal.signal(sig, handler)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
@@ -23,6 +24,7 @@ from ingestion import pixel
 from ingestion.appender import Appender, Log, QueueFull
 from ingestion.client import Proxies, is_device, shown, user_agent
 from ingestion.contract import Contracts
+from ingestion.counters import Counters
 from ingestion.envelope import (
     Arrival,
     Limits,
@@ -92,8 +94,9 @@ class Collector:
         limits: Limits,
         clock: Callable[[], datetime],
         proxies: Proxies,
+        counters: Counters,
     ) -> None:
-        self.accepted = self.quarantined = self.refused = 0
+        self.counters = counters
         self._log = log
         self._contracts = contracts
         self._keys = write_keys
@@ -104,6 +107,7 @@ class Collector:
         self._started = time.monotonic()
         self._appender: Appender | None = None
         self._reading = 0
+        self._failure_logged = -math.inf
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -131,7 +135,7 @@ class Collector:
         except QueueFull:
             reply = _unavailable("busy", "Too much is waiting for the disk.")
         except LogError as error:
-            logger.error("append failed: %s", error)
+            self._log_failure(error)
             reply = _unavailable("log_unavailable", "The event log cannot be written.")
         except asyncio.CancelledError:
             reply = _unavailable("stopping", "The collector is stopping.")
@@ -140,7 +144,7 @@ class Collector:
             logger.error("request failed: %s in %s", type(error).__name__, _origin(error))
             reply = _unavailable("internal_error", "Something went wrong here.")
         if reply.status >= 400:
-            self.refused += 1
+            self.counters.add("refused_requests")
             if route is not None and route.kind == "pixel":
                 reply = _Reply(reply.status, pixel.GIF, (_GIF, *reply.headers[1:]))
         more = [*reply.headers, *_cors(headers)]
@@ -166,22 +170,33 @@ class Collector:
             await self._store(batch, source, route, scope, headers)
             return _Reply(200, pixel.GIF, (_GIF, (b"cache-control", b"no-store")))
         if route.kind == "health":
-            return _json(self._health())
+            return await self._health()
         if route.kind == "openapi":
             return _json(describe(self._limits))
         if route.kind == "source_config":
             return _json(self._source_config(header_key(headers) or _query_key(scope)))
         return _json(self._settings(path.split("/")[3], scope))
 
-    def _health(self) -> dict[str, Any]:
-        return {
-            "status": "ok",
+    def _log_failure(self, error: LogError) -> None:
+        """Log it once a second: while a disk is full, every request fails."""
+        now = time.monotonic()
+        if now - self._failure_logged >= 1:
+            self._failure_logged = now
+            logger.error("append failed: %s", error)
+
+    async def _health(self) -> _Reply:
+        problem = await asyncio.to_thread(self._log.problem)
+        answer = {
+            "status": "ok" if problem is None else "unavailable",
             "log_end": self._log.end(),
-            "accepted": self.accepted,
-            "quarantined": self.quarantined,
-            "refused_requests": self.refused,
+            "log_recovered_bytes": self._log.recovered_bytes,
+            **self.counters.totals(),
             "uptime_seconds": round(time.monotonic() - self._started, 1),
         }
+        if problem is None:
+            return _json(answer)
+        refusal = _unavailable("log_unavailable", problem)
+        return _Reply(503, msgspec.json.encode(answer | {"problem": problem}), refusal.headers)
 
     def _settings(self, key: str, scope: Scope) -> dict[str, Any]:
         """What Segment's browser library asks for before it sends anything."""
@@ -353,8 +368,8 @@ class Collector:
     def _answer(self, records: list[LogRecord]) -> dict[str, Any]:
         quarantined = sum(record.kind == "quarantine" for record in records)
         taken = len(records) - quarantined
-        self.accepted += taken
-        self.quarantined += quarantined
+        self.counters.add("accepted", taken)
+        self.counters.add("quarantined", quarantined)
         return {
             "success": True,
             "accepted": taken,
@@ -372,14 +387,21 @@ def create_app(
     limits: Limits | None = None,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     proxies: Proxies | None = None,
+    counters: Counters | None = None,
 ) -> Collector:
     """The collector as an ASGI app over an open log.
 
     `write_keys` maps a key to the name of its source, or to a SourcePolicy. The caller closes the
-    log, after the app's lifespan has ended.
+    log, after the app's lifespan has ended. `counters` are shared by the workers of one collector.
     """
     return Collector(
-        log, contracts, WriteKeys(write_keys), limits or Limits(), clock, proxies or Proxies()
+        log,
+        contracts,
+        WriteKeys(write_keys),
+        limits or Limits(),
+        clock,
+        proxies or Proxies(),
+        counters or Counters(),
     )
 
 

@@ -130,7 +130,7 @@ class EventLog:
         return self._next_seq
 
     def problem(self) -> str | None:
-        """Why the next append would be refused, as far as is known; None if it would not."""
+        """Why an append would be refused now, as far as is known; None if it would not."""
         return self._failed or disk_problem(self.directory, self._reserve)
 
     def close(self) -> None:
@@ -387,8 +387,8 @@ def disk_problem(directory: Path, reserve_bytes: int) -> str | None:
     if free >= reserve_bytes:
         return None
     return (
-        f"the disk of {directory} has {free // 2**20} MB left and {reserve_bytes // 2**20} MB are "
-        "kept free; make room, or lower SIGNALBOX_DISK_RESERVE_MB"
+        f"the disk of the event log has {free // 2**20} MB left and {reserve_bytes // 2**20} MB "
+        "are kept free; make room, or lower SIGNALBOX_DISK_RESERVE_MB"
     )
 
 

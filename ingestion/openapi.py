@@ -151,6 +151,9 @@ def _responses(route: Route) -> dict[str, Any]:
         responses[str(status)] = {"description": _ERRORS[status], "content": refused}
         if status in (429, 503):
             responses[str(status)]["headers"] = _RETRY
+    if route.kind == "health":
+        either = {"anyOf": [schema, {"$ref": "#/components/schemas/Error"}]}
+        responses["503"]["content"] = {_JSON: {"schema": either}}
     return responses
 
 
@@ -249,8 +252,10 @@ def _schemas(limits: Limits) -> dict[str, Any]:
             "type": "object",
             "required": ["status", "log_end", "accepted", "quarantined", "refused_requests"],
             "properties": {
-                "status": {"type": "string"},
+                "status": {"enum": ["ok", "unavailable"]},
+                "problem": {"type": "string"},
                 "log_end": {"type": "integer", "minimum": 0},
+                "log_recovered_bytes": {"type": "integer", "minimum": 0},
                 "accepted": {"type": "integer", "minimum": 0},
                 "quarantined": {"type": "integer", "minimum": 0},
                 "refused_requests": {"type": "integer", "minimum": 0},

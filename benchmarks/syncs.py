@@ -37,7 +37,7 @@ from orchestration import postgres
 from orchestration.settings import Settings
 from syncs import destinations
 from syncs.ledger import Ledger
-from syncs.plan import plan_sync
+from syncs.plan import CHANGES, plan_sync
 from syncs.push import Pusher
 from syncs.spec import SyncSpec, load_specs
 
@@ -148,11 +148,11 @@ class Ours:
         plan = plan_sync(
             self.connection,
             spec,
-            self.ledger.known(spec.name),
+            self.ledger.known(spec),
             now=datetime.now(UTC),
             began_at=self.ledger.began_at(),
         )
-        return time.monotonic() - started, plan.changes.num_rows
+        return time.monotonic() - started, plan.count(*CHANGES)
 
     def send(self, batch_size: int = 100) -> float:
         """Seconds that a whole run takes: plan, intents, requests, outcomes."""

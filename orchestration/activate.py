@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from orchestration import dbt, lake, postgres, warehouse
+from orchestration import dbt, ingest, lake, postgres, warehouse
 from orchestration.settings import ENV_FILE, Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -37,6 +37,9 @@ def run_syncs(
     *,
     dry_run: bool = False,
     approve: bool = False,
+    full: bool = False,
+    limit: int | None = None,
+    only: str | None = None,
     retry_budget: float = 15.0,
     progress: Callable[[str, int, int], None] | None = None,
     on_report: Callable[[SyncReport], None] | None = None,
@@ -48,6 +51,9 @@ def run_syncs(
         name: one sync, or all.
         dry_run: say what would be sent, and send nothing.
         approve: lift the blast limit for this run.
+        full: send rows again that have not changed; never messages.
+        limit: send at most so many actions of each sync, or preview so many of each kind.
+        only: only actions with this key or customer.
         retry_budget: seconds this run may spend waiting to try again.
         progress: called with a sync's name, actions done, actions due.
         on_report: called as each sync ends.
@@ -59,8 +65,13 @@ def run_syncs(
             chosen,
             connection,
             facts=facts(settings, connection.cursor),
+            schema=f"{lake.CATALOG}.{lake.SCHEMA}",
+            live_sources=ingest.live_sources(settings),
             dry_run=dry_run,
             approve=approve,
+            full=full,
+            limit=limit,
+            only=only,
             retry_budget=retry_budget,
             progress=progress,
             on_report=on_report,

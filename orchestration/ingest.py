@@ -68,6 +68,11 @@ def refreshable(settings: Settings, *, with_sandbox: bool) -> list[RefreshSource
     return [s for s in found if _source_settings(settings, s)[1] or (with_sandbox and s.sandbox)]
 
 
+def live_sources(settings: Settings) -> set[str]:
+    """Names of the tables' sources that read their vendor, and not the sandbox."""
+    return {source.name for source in refreshable(settings, with_sandbox=False)}
+
+
 def refresh(settings: Settings, source: RefreshSource) -> int:
     """Read a source into its raw table; returns how many rows were read."""
     from ingestion.refresh import refresh as run

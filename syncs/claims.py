@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 import sqlalchemy as sa
@@ -31,6 +32,8 @@ class Action:
     attempts: int
     expires_at: datetime | None
     event_at: datetime | None
+    leave: bool = False
+    payload_bytes: int = 0
 
 
 @dataclass(slots=True)
@@ -70,21 +73,38 @@ class Worker:
         self._lock = lock
         self.number = number
 
-    def claim(self, spec: SyncSpec, limit: int, judge: Judge) -> Batch:
+    def check(self) -> None:
+        """Raises SQLAlchemyError when the session is gone, and its locks with it.
+
+        Who has lost them must neither claim nor send: others take its rows for orphans.
+        """
+        self._lock.execute(sa.text("select 1"))
+
+    def claim(
+        self,
+        spec: SyncSpec,
+        limit: int,
+        judge: Judge,
+        *,
+        max_bytes: int | None = None,
+        only: str | None = None,
+        sandbox: bool = False,
+    ) -> Batch:
         """Take up to `limit` due actions, judge them, and commit the rest as `sending`.
 
         The rows stay locked while they are judged, and nothing is written when the judge raises.
-        Two workers never hold the same action.
+        Two workers never hold the same action. All of a batch either leave their destination's
+        audience or do not; their payloads have `max_bytes` at most, or one is alone.
         """
-        # A session that lost its locks must not claim: others would take its rows for orphans.
-        self._lock.execute(sa.text("select 1"))
+        self.check()
         states = list(WAITING) if spec.is_message else [*WAITING, "rejected"]
         batch = Batch()
         with self._engine.begin() as connection:
             rows = connection.execute(
-                sa.text(_DUE), {"sync": spec.name, "states": states, "limit": limit}
+                sa.text(_DUE),
+                {"sync": spec.name, "states": states, "limit": limit, "only": only},
             ).all()
-            due = [Action(*row) for row in rows]
+            due = _together([Action(*row) for row in rows], max_bytes)
             if not due:
                 return batch
             withheld = judge(due, _look_back(connection, spec, due))
@@ -96,14 +116,29 @@ class Worker:
             if batch.send:
                 connection.execute(
                     sa.text(_START),
-                    {"keys": [action.action_key for action in batch.send], "worker": self.number},
+                    {
+                        "keys": [action.action_key for action in batch.send],
+                        "worker": self.number,
+                        "sandbox": sandbox,
+                    },
                 )
         return batch
 
     def settle(
-        self, spec: SyncSpec, batch: Batch, results: Sequence[RowResult], waits: Sequence[float]
+        self,
+        spec: SyncSpec,
+        batch: Batch,
+        results: Sequence[RowResult],
+        waits: Sequence[float],
+        *,
+        latencies: Mapping[str, int] = MappingProxyType({}),
+        without_effect: Collection[str] = (),
     ) -> None:
-        """Write down what became of a batch. `waits` are seconds until the next attempt."""
+        """Write down what became of a batch.
+
+        `waits` are seconds until the next attempt, `latencies` milliseconds of the request by
+        action key; `without_effect` are keys of what certainly reached nobody.
+        """
         parameters = {
             "sync": spec.name,
             "worker": self.number,
@@ -113,9 +148,23 @@ class Worker:
             "reasons": [result.reason for result in results],
             "codes": [result.status_code for result in results],
             "waits": list(waits),
+            "latencies": [latencies.get(action.action_key) for action in batch.send],
+            "effects": [action.action_key not in without_effect for action in batch.send],
         }
         with self._engine.begin() as connection:
             connection.execute(sa.text(_SETTLE), parameters)
+
+
+def _together(due: list[Action], max_bytes: int | None) -> list[Action]:
+    """The first actions whose payloads fit into one request."""
+    if max_bytes is None:
+        return due
+    total = 0
+    for number, action in enumerate(due):
+        total += action.payload_bytes
+        if number and total > max_bytes:
+            return due[:number]
+    return due
 
 
 def _look_back(connection: sa.Connection, spec: SyncSpec, due: Sequence[Action]) -> LookBack:
@@ -166,9 +215,20 @@ def number(text: str) -> int:
 
 
 _DUE = """
-select action_key, row_key, customer_id, payload_hash, payload, attempts, expires_at, event_at
+select
+    action_key, row_key, customer_id, payload_hash, payload, attempts, expires_at, event_at, leave,
+    octet_length(payload::text)
 from actions
 where sync = :sync and state = any(:states) and next_attempt_at <= now()
+    and (cast(:only as text) is null or row_key = :only or customer_id = :only)
+    and leave = coalesce((
+        select a.leave
+        from actions a
+        where a.sync = :sync and a.state = any(:states) and a.next_attempt_at <= now()
+            and (cast(:only as text) is null or a.row_key = :only or a.customer_id = :only)
+        order by a.next_attempt_at
+        limit 1
+    ), false)
 order by next_attempt_at
 limit :limit
 for update skip locked
@@ -214,7 +274,7 @@ group by customer_id
 _START = """
 update actions
 set state = 'sending', worker = :worker, attempts = attempts + 1, sent_at = now(), policy = null,
-    delivered_hash = null, next_attempt_at = null, updated_at = now()
+    delivered_hash = null, sandbox = :sandbox, next_attempt_at = null, updated_at = now()
 where action_key = any(:keys)
 """
 
@@ -224,29 +284,35 @@ with result as (
     select *
     from unnest(
         cast(:keys as text[]), cast(:outcomes as text[]), cast(:reasons as text[]),
-        cast(:codes as integer[]), cast(:waits as double precision[])
-    ) as r (action_key, outcome, reason, status_code, wait)
+        cast(:codes as integer[]), cast(:waits as double precision[]),
+        cast(:latencies as integer[]), cast(:effects as boolean[])
+    ) as r (action_key, outcome, reason, status_code, wait, latency_ms, effect)
 ),
 
 settled as (
     update actions a set
         state = r.outcome, reason = r.reason, status_code = r.status_code, worker = null,
         delivered_at = case when r.outcome = 'delivered' then now() else a.delivered_at end,
-        delivered_hash = case when r.outcome = 'delivered' then a.payload_hash end,
+        delivered_hash = case when r.outcome = 'delivered' and not a.leave then a.payload_hash end,
         delivered_payload =
-            case when r.outcome = 'delivered' and a.mode <> 'message' then a.payload
-                 else a.delivered_payload end,
+            case when r.outcome <> 'delivered' or a.mode = 'message' then a.delivered_payload
+                 when not a.leave then a.payload end,
+        held =
+            case when r.outcome = 'delivered' then not a.leave
+                 when r.outcome = 'rejected' or not r.effect then a.held
+                 else true end,
         next_attempt_at =
             case when r.outcome = 'retrying' or (r.outcome = 'rejected' and a.mode <> 'message')
                  then now() + make_interval(secs => r.wait) end,
         updated_at = now()
     from result r
     where a.action_key = r.action_key and a.worker = :worker and a.state in ('sending', 'unknown')
-    returning a.action_key, a.sync, a.attempts, a.payload_hash, a.state, a.reason, a.status_code
+    returning a.action_key, a.sync, a.attempts, a.payload_hash, a.state, a.reason, a.status_code,
+        r.latency_ms
 )
 
 insert into attempts
-    (action_key, sync, attempt, payload_hash, outcome, reason, status_code, started_at)
-select action_key, sync, attempts, payload_hash, state, reason, status_code, :started_at
+    (action_key, sync, attempt, payload_hash, outcome, reason, status_code, latency_ms, started_at)
+select action_key, sync, attempts, payload_hash, state, reason, status_code, latency_ms, :started_at
 from settled
 """

@@ -7,6 +7,7 @@ States of an action:
        │          │  └────▶ unknown     (a message that left and was not answered; never resent)
        └─retrying◀┘
     planned, retrying ──▶ suppressed | expired
+    planned, retrying, rejected, unknown ──▶ waived    (by a person; until the row changes)
 
 `sending` is committed before the first byte leaves. Who is sending holds an advisory lock whose
 number stands on the row: a row in `sending` whose lock is free belongs to a process that died.
@@ -16,11 +17,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
+import os
 import secrets as random_numbers
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
 
 import psycopg2
 import pyarrow as pa
@@ -28,10 +30,21 @@ import pyarrow.csv
 import sqlalchemy as sa
 
 from syncs.claims import History, Worker, history, number
+from syncs.csv_stream import CsvStream
+from syncs.plan import CHANGE_COLUMNS, CHANGES, KNOWN_SCHEMA, Plan
 from syncs.policies import Policies
 from syncs.results import SyncError
 from syncs.spec import SyncSpec
-from syncs.tables import UPGRADES, VERSION, WAITING, actions, ledger_info, metadata, sync_runs
+from syncs.tables import (
+    UPGRADES,
+    VERSION,
+    WAITING,
+    actions,
+    ledger_info,
+    metadata,
+    paused_syncs,
+    sync_runs,
+)
 
 _SETUP_LOCK = 0x5160_0001
 _WORKER_CLASS = 0x5160_0002
@@ -51,6 +64,22 @@ def action_key(sync: str, *parts: str) -> str:
     """
     text = "".join(f"{len(part.encode())}:{part}" for part in (sync, *parts))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Pause(NamedTuple):
+    """Who keeps a sync from running, since when, and why."""
+
+    sync: str
+    by: str
+    at: datetime
+    reason: str | None
+
+    def __str__(self) -> str:
+        why = f": {self.reason}" if self.reason else ""
+        return (
+            f"paused by {self.by} since {self.at:%Y-%m-%d %H:%M} UTC{why}; "
+            f"`signalbox sync resume {self.sync}` lets it run again"
+        )
 
 
 class Ledger:
@@ -112,26 +141,37 @@ class Ledger:
 
     # Planning
 
-    def known(self, sync: str) -> pa.Table:
-        """All actions of a sync: action_key, row_key, state, payload_hash, delivered_hash,
-        was_delivered (boolean). Streamed, so that a million rows take a second or two."""
-        query = (
-            "select action_key, row_key, state, payload_hash, delivered_hash,"
-            " delivered_payload is not null as was_delivered"
-            " from actions where sync = %s"
-        )
-        names = ["action_key", "row_key", "state", "payload_hash", "delivered_hash"]
-        types = {name: pa.string() for name in names} | {"was_delivered": pa.bool_()}
-        buffer = io.BytesIO()
+    def now(self) -> datetime:
+        """The time of the ledger's clock, which all processes share."""
+        with _reachable(), self._engine.connect() as connection:
+            moment = connection.scalar(sa.select(sa.func.clock_timestamp()))
+        assert isinstance(moment, datetime)
+        return moment
+
+    def known(
+        self, spec: SyncSpec, *, sandbox: bool = False, only: str | None = None
+    ) -> pa.RecordBatchReader:
+        """All actions of a sync, with `plan.KNOWN_SCHEMA`, in batches, without payloads.
+
+        State rows whose last attempt went to the sandbox count as not sent where `sandbox` is
+        false, and the other way round. `only` leaves out state rows with another key and customer.
+        """
+        query = _KNOWN_MESSAGES if spec.is_message else _KNOWN_STATES
+        # On disk, so that neither we nor Postgres must hold a million rows until they are read.
+        kept = tempfile.TemporaryFile()  # noqa: SIM115 (the reader keeps it)
         with self._raw() as cursor:
-            statement = cursor.mogrify(query, (sync,)).decode()
-            cursor.copy_expert(f"copy ({statement}) to stdout (format csv, header)", buffer)
-        buffer.seek(0)
-        return pyarrow.csv.read_csv(
-            buffer,
+            parameters = {"sync": spec.name, "sandbox": sandbox, "only": only}
+            statement = cursor.mogrify(query, parameters).decode()
+            cursor.copy_expert(f"copy ({statement}) to stdout (format csv)", kept, 1 << 20)
+        kept.seek(0)
+        if os.fstat(kept.fileno()).st_size == 0:
+            return pa.RecordBatchReader.from_batches(KNOWN_SCHEMA, [])
+        return pyarrow.csv.open_csv(
+            kept,
+            read_options=pyarrow.csv.ReadOptions(column_names=KNOWN_SCHEMA.names),
             parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
             convert_options=pyarrow.csv.ConvertOptions(
-                column_types=types,
+                column_types=KNOWN_SCHEMA,
                 true_values=["t"],
                 false_values=["f"],
                 # Only Postgres' own null: a key may well be "NA".
@@ -141,34 +181,47 @@ class Ledger:
             ),
         )
 
-    def delivered_payloads(self, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """What the destination last confirmed, by action key."""
-        query = sa.select(actions.c.action_key, actions.c.delivered_payload).where(
+    def held_rows(self, keys: Sequence[str]) -> dict[str, tuple[str, dict[str, Any]]]:
+        """Key and values that the destination last confirmed, by action key.
+
+        A row that was never confirmed and may have arrived has the values that were sent.
+        """
+        values = sa.func.coalesce(
+            actions.c.delivered_payload,
+            sa.case((actions.c.held, actions.c.payload)),
+        )
+        query = sa.select(actions.c.action_key, actions.c.row_key, values).where(
             actions.c.action_key == sa.any_(sa.cast(list(keys), sa.ARRAY(sa.Text))),
-            actions.c.delivered_payload.is_not(None),
+            values.is_not(None),
         )
         with self._engine.connect() as connection:
-            return {row[0]: row[1] for row in connection.execute(query)}
+            return {row[0]: (row[1], row[2]) for row in connection.execute(query)}
 
-    def record(self, spec: SyncSpec, changes: pa.Table, *, repeatable: bool) -> int:
+    def record(
+        self,
+        spec: SyncSpec,
+        plan: Plan,
+        *,
+        repeatable: bool,
+        read_at: datetime | None = None,
+        sandbox: bool = False,
+    ) -> int:
         """Write a plan's changes in one transaction and return how many rows it touched.
 
-        `changes` has the columns of `plan.CHANGE_COLUMNS`. A row that is being sent at this moment
-        is left alone: the next plan will find the difference again.
+        `read_at` is when the plan's reading began, by `now()`: what was planned by a later reading
+        stays. A row that is being sent at this moment is left alone: the next plan will find the
+        difference again.
         """
-        if changes.num_rows == 0:
+        if not plan.count(*CHANGES):
             return 0
-        buffer = io.BytesIO()
-        pyarrow.csv.write_csv(changes, buffer)
-        buffer.seek(0)
-        columns = ", ".join(changes.column_names)
         with self._raw() as cursor:
             cursor.execute(
                 "create temporary table incoming (change text, action_key text, row_key text,"
                 " customer_id text, trigger_id text, payload_hash text, payload jsonb,"
                 " expires_at timestamptz, event_at timestamptz, reason text) on commit drop"
             )
-            cursor.copy_expert(f"copy incoming ({columns}) from stdin (format csv, header)", buffer)
+            into = f"copy incoming ({', '.join(CHANGE_COLUMNS)}) from stdin (format csv)"
+            cursor.copy_expert(into, CsvStream(plan.changes()), 1 << 20)
             # Of a table just made Postgres knows nothing, and would loop over it for each action.
             cursor.execute("create unique index on incoming (action_key)")
             cursor.execute("analyze incoming")
@@ -179,12 +232,16 @@ class Ledger:
                 "repeatable": repeatable,
                 "channel": spec.policies.channel,
                 "priority": spec.policies.priority,
+                "read_at": read_at or datetime.now(UTC),
+                "sandbox": sandbox,
             }
             conflict = _SKIP_KNOWN if spec.is_message else _REPLACE_WAITING
             cursor.execute(_INSERT + conflict, parameters)
             touched = cursor.rowcount
-            cursor.execute(_WITHDRAW, parameters)
-            return int(touched + cursor.rowcount)
+            for statement in () if spec.is_message else (_ALREADY_THERE, _LEAVE, _WITHDRAW):
+                cursor.execute(statement, parameters)
+                touched += cursor.rowcount if statement != _ALREADY_THERE else 0
+            return int(touched)
 
     # Sending
 
@@ -270,6 +327,15 @@ class Ledger:
         with self._engine.connect() as connection:
             return history(connection, sync, policies, customers, since, [])
 
+    def pause_of(self, sync: str) -> Pause | None:
+        """The pause of a sync, if a person paused it."""
+        query = sa.select(
+            paused_syncs.c.paused_by, paused_syncs.c.paused_at, paused_syncs.c.reason
+        ).where(paused_syncs.c.sync == sync)
+        with _reachable(), self._engine.connect() as connection:
+            row = connection.execute(query).one_or_none()
+        return None if row is None else Pause(sync, *row)
+
     # Reporting
 
     def counts(self, sync: str | None = None) -> dict[str, int]:
@@ -280,13 +346,27 @@ class Ledger:
         with self._engine.connect() as connection:
             return {row[0]: row[1] for row in connection.execute(query)}
 
-    def next_due(self, sync: str) -> float | None:
+    def next_due(self, sync: str, *, only: str | None = None) -> float | None:
         """Seconds until the next waiting action of a sync is due; None when nothing waits."""
         due_in = sa.func.extract("epoch", sa.func.min(actions.c.next_attempt_at) - sa.func.now())
         query = sa.select(due_in).where(actions.c.sync == sync, actions.c.state.in_(WAITING))
+        if only is not None:
+            query = query.where(sa.or_(actions.c.row_key == only, actions.c.customer_id == only))
         with self._engine.connect() as connection:
             seconds = connection.scalar(query)
         return None if seconds is None else float(seconds)
+
+    def usual_rows(self, sync: str) -> int | None:
+        """How many rows the sync's model had when a plan of it was last accepted."""
+        rows = sync_runs.c.counts["rows"]
+        query = (
+            sa.select(rows.as_integer())
+            .where(sync_runs.c.sync == sync, sync_runs.c.counts.has_key("rows"))
+            .order_by(sync_runs.c.run_id.desc())
+            .limit(1)
+        )
+        with self._engine.connect() as connection:
+            return connection.scalar(query)
 
     def record_run(self, **values: Any) -> None:
         """Keep a run's report: the columns of `sync_runs` but run_id and finished_at."""
@@ -321,10 +401,33 @@ def _reachable() -> Iterator[None]:
         raise LedgerError("the ledger is not set up; start Signalbox once (signalbox up)") from None
 
 
+_KNOWN_STATES = """
+select
+    action_key, state,
+    case when here then left(nullif(payload_hash, ''), 16) end,
+    case when here then left(delivered_hash, 16) end,
+    here and delivered_payload is not null, here and held, leave,
+    case when here then updated_at else timestamptz '2999-01-01 00:00:00+00' end,
+    null, null
+from (
+    select *, coalesce(sandbox = %(sandbox)s, true) as here
+    from actions
+    where sync = %(sync)s
+        and (%(only)s::text is null or row_key = %(only)s or customer_id = %(only)s)
+) as known
+"""
+
+_KNOWN_MESSAGES = """
+select action_key, state, null, null, null, null, null, null, customer_id, trigger_id
+from actions
+where sync = %(sync)s
+"""
+
 _INSERT = """
 insert into actions as a (
     action_key, sync, destination, mode, row_key, customer_id, trigger_id, payload_hash, payload,
-    state, reason, policy, expires_at, event_at, next_attempt_at, repeatable, channel, priority
+    state, reason, policy, expires_at, event_at, next_attempt_at, repeatable, channel, priority,
+    planned_at
 )
 select
     action_key, %(sync)s, %(destination)s, %(mode)s, row_key, customer_id, trigger_id,
@@ -335,9 +438,9 @@ select
     expires_at, event_at,
     case when change in ('expired', 'suppressed') then null
          else least(coalesce(event_at, now()), now()) end,
-    %(repeatable)s, %(channel)s, %(priority)s
+    %(repeatable)s, %(channel)s, %(priority)s, %(read_at)s
 from incoming
-where change in ('create', 'update', 'message', 'expired', 'suppressed')
+where change not in ('leave', 'revert', 'gone')
 """
 
 _SKIP_KNOWN = "on conflict (action_key) do nothing"
@@ -349,8 +452,30 @@ on conflict (action_key) do update set
     payload_hash = excluded.payload_hash, payload = excluded.payload, state = excluded.state,
     reason = null, policy = null, status_code = null, attempts = 0, event_at = excluded.event_at,
     next_attempt_at = excluded.next_attempt_at, repeatable = excluded.repeatable,
-    updated_at = now()
-where a.state <> 'sending'
+    planned_at = excluded.planned_at, leave = false, updated_at = now()
+where a.state <> 'sending' and a.planned_at <= excluded.planned_at
+"""
+
+# Noted as delivered, so that it is compared with the model from here on.
+_ALREADY_THERE = """
+update actions a set
+    state = 'delivered', reason = 'the destination already has it', held = true,
+    delivered_hash = a.payload_hash, delivered_payload = a.payload, delivered_at = now(),
+    sandbox = %(sandbox)s, next_attempt_at = null
+from incoming i
+where a.action_key = i.action_key and i.change = 'already_there'
+    and a.state = 'planned' and a.payload_hash = i.payload_hash
+"""
+
+# What identifies the row to the destination is what it was last told.
+_LEAVE = """
+update actions a set
+    state = 'planned', leave = true, payload = coalesce(a.delivered_payload, a.payload),
+    payload_hash = '', reason = null, policy = null, status_code = null, attempts = 0,
+    next_attempt_at = now(), planned_at = %(read_at)s, updated_at = now()
+from incoming i
+where a.action_key = i.action_key and a.sync = %(sync)s and i.change = 'leave'
+    and a.state <> 'sending' and a.planned_at <= %(read_at)s
 """
 
 # A change that went back to what the destination holds, or whose row left the model. The latter
@@ -361,10 +486,11 @@ update actions a set
     payload_hash = case when i.change = 'revert' then a.delivered_hash else '' end,
     payload = case when i.change = 'revert' then a.delivered_payload else a.payload end,
     reason = case when i.change = 'revert' then null else 'the row left the sync model' end,
-    next_attempt_at = null, updated_at = now()
+    policy = null, leave = false, next_attempt_at = null, planned_at = %(read_at)s,
+    updated_at = now()
 from incoming i
 where a.action_key = i.action_key and a.sync = %(sync)s and i.change in ('revert', 'gone')
-    and a.state in ('planned', 'retrying', 'rejected', 'suppressed')
+    and a.state not in ('sending', 'delivered') and a.planned_at <= %(read_at)s
 """
 
 _RECOVER = """
@@ -372,6 +498,7 @@ with orphans as (
     update actions set
         state = case when repeatable then 'retrying' else 'unknown' end,
         reason = 'the process died while it was sending',
+        held = true,
         next_attempt_at = case when repeatable then now() end,
         updated_at = now()
     where state = 'sending' and worker = :worker

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
+from syncs.plan_sql import MERGED, MESSAGES, PARTED, PARTING, STATES, model_rows, read_back_steps
 from syncs.results import Fatal
 from syncs.spec import SyncSpec
 
-#: Columns of `Plan.changes`: what is to be done, and everything the ledger keeps about it.
+#: Columns of a plan's changes: what is to be done, and everything the ledger keeps about it.
 CHANGE_COLUMNS = (
     "change",
     "action_key",
@@ -27,73 +27,130 @@ CHANGE_COLUMNS = (
     "reason",
 )
 
-#: Below this many delivered rows a large share of changes is nothing unusual.
+#: What the ledger is told; all other kinds need nothing.
+CHANGES = (
+    "create", "update", "resend", "already_there", "leave", "revert", "gone",
+    "message", "expired", "suppressed",
+)  # fmt: skip
+
+#: Columns of `Ledger.known`. State rows have no customer and no trigger, messages no hashes.
+#: Of a hash, 16 digits are enough: one change in 10¹⁹ would be missed.
+KNOWN_SCHEMA = pa.schema(
+    {
+        "action_key": pa.string(),
+        "state": pa.string(),
+        "payload_hash": pa.string(),
+        "delivered_hash": pa.string(),
+        "was_delivered": pa.bool_(),
+        "held": pa.bool_(),
+        "leave": pa.bool_(),
+        "updated_at": pa.timestamp("us", "UTC"),
+        "customer_id": pa.string(),
+        "trigger_id": pa.string(),
+    }
+)
+
+#: Below this many rows a large share of changes is nothing unusual.
 BLAST_MINIMUM = 100
 
-#: Where the destination's own keys can be read, for `update_only`.
-KNOWN_CONTACTS = "lake.raw.crm_contacts"
-
-_TIMESTAMP = "'%Y-%m-%dT%H:%M:%S.%gZ'"
+#: How much the number of rows may change from one run to the next where a sync names no limit.
+ROW_CHANGE = 0.5
 
 
 class PlanError(Fatal):
     """The sync model's rows cannot be planned; the message says what is wrong with them."""
 
 
-@dataclass(frozen=True)
 class Plan:
-    """What one run of a sync would change in the ledger.
+    """What one run of a sync would change in the ledger. Lives in DuckDB; close it after use.
 
-    `changes` has CHANGE_COLUMNS; its `change` is create, update, revert or gone for state rows,
-    and message, expired or suppressed for messages. `counts` also has what needs nothing:
-    unchanged, waiting, in_flight, rejected, suppressed, known, skipped. `blocked` is the reason
-    why nothing of it may be sent without approval.
+    Kinds of change are, for state rows, create, update, leave (the destination shall lose the row),
+    already_there (it has these values, by what was read back), resend (unchanged, in a full plan),
+    revert and gone (what was planned is not needed any more); and message, expired or suppressed
+    for messages. `counts` also has what needs nothing: unchanged, waiting, in_flight, rejected,
+    waived, suppressed, known, skipped (no key), absent (update_only: not in the destination),
+    no_consent (mirror). `total` is the number of rows of the model, `blocked` the reason why
+    nothing of the plan may be sent without approval.
     """
 
-    sync: str
-    changes: pa.Table
-    counts: dict[str, int] = field(default_factory=dict)
-    blocked: str | None = None
+    def __init__(
+        self,
+        cursor: duckdb.DuckDBPyConnection,
+        counts: dict[str, int],
+        total: int,
+        blocked: str | None,
+    ) -> None:
+        self._cursor = cursor
+        self.counts = counts
+        self.total = total
+        self.blocked = blocked
 
-    def count(self, change: str) -> int:
-        return self.counts.get(change, 0)
+    def close(self) -> None:
+        self._cursor.close()
 
-    def rows(self, *changes: str, limit: int | None = None) -> Iterator[dict[str, Any]]:
-        """Rows of these kinds as dicts of CHANGE_COLUMNS, at most `limit`."""
+    def count(self, *changes: str) -> int:
+        return sum(self.counts.get(change, 0) for change in changes)
+
+    def changes(self, *kinds: str) -> pa.RecordBatchReader:
+        """The changes of these kinds, of all by default, with CHANGE_COLUMNS, in batches."""
+        return self._cursor.execute(
+            f"select {', '.join(CHANGE_COLUMNS)} from signalbox_plan"
+            " where change in (select unnest($kinds)) and not settled",
+            {"kinds": list(kinds or CHANGES)},
+        ).to_arrow_reader(10_000)
+
+    def rows(self, *kinds: str, limit: int | None = None) -> Iterator[dict[str, Any]]:
+        """Changes of these kinds as dicts of CHANGE_COLUMNS, at most `limit`."""
         left = limit
-        for batch in self.changes.to_batches(max_chunksize=1000):
+        for batch in self.changes(*kinds):
             for row in batch.to_pylist():
-                if row["change"] in changes:
-                    if left is not None and left <= 0:
-                        return
-                    if left is not None:
-                        left -= 1
-                    yield row
+                if left is not None and left <= 0:
+                    return
+                if left is not None:
+                    left -= 1
+                yield row
 
 
 def plan_sync(
     connection: duckdb.DuckDBPyConnection,
     spec: SyncSpec,
-    known: pa.Table,
+    known: pa.RecordBatchReader | pa.Table,
     *,
     now: datetime,
     began_at: datetime,
     relation: str | None = None,
-    known_contacts: str = KNOWN_CONTACTS,
+    schema: str | None = None,
+    read_back: str | None = None,
+    full: bool = False,
+    only: str | None = None,
+    usual: int | None = None,
 ) -> Plan:
     """Compare the sync model with `known` (`Ledger.known`) and say what is to be done.
 
-    `began_at` is the ledger's beginning: an older trigger may have been sent from a ledger that is
-    lost, so it is suppressed. Raises PlanError.
+    Args:
+        connection: reads the sync model; the plan keeps a cursor of its own on it.
+        spec: the sync.
+        known: what the ledger knows, with KNOWN_SCHEMA; read once.
+        now: a message that has expired by then is not sent.
+        began_at: the ledger's beginning: an older trigger may have been sent from a ledger that is
+            lost, so it is suppressed.
+        relation: replaces the model's table as dbt names it.
+        schema: where identity_map, identity_edges and customer_consents are. None: customers never
+            merge, and a mirror that needs consent cannot be planned.
+        read_back: a query for what the destination has: key, fields (JSON), read_at.
+        full: send rows again that have not changed. Messages are never sent again.
+        only: plan only rows with this key or customer.
+        usual: rows of the model when it was last sent, for the blast limit.
+
+    Raises:
+        PlanError: the model cannot be read, lacks a column, or repeats a key.
     """
+    source = relation or spec.relation
     cursor = connection.cursor()
     try:
-        cursor.register("signalbox_known", known)
-        source = relation or spec.relation
         try:
-            query = _query(spec, source, _types(cursor, spec, source), known_contacts)
-            parameters = {"now": now, "began_at": began_at} if spec.is_message else {}
-            cursor.execute(f"create temporary table signalbox_plan as {query}", parameters)
+            delivered = _compare(cursor, spec, source, known, schema, read_back, full, only,
+                                 now=now, began_at=began_at)  # fmt: skip
         except duckdb.Error as error:
             # Only the kind and the first line: a cast error's text quotes the value.
             kind = type(error).__name__
@@ -103,24 +160,91 @@ def plan_sync(
             raise PlanError(f"{spec.model} cannot be read: {kind}: {hint}") from None
         _check_unique(cursor, spec)
         found = cursor.execute(
-            "select change, count(*) from signalbox_plan group by change"
+            "select change, count(*), count(*) filter (in_model) from signalbox_plan"
+            " group by change order by change"
         ).fetchall()
-        counts = {str(change): int(count) for change, count in found}
-        changes = cursor.execute(
-            f"select {', '.join(CHANGE_COLUMNS)} from signalbox_plan"
-            " where change in ('create', 'update', 'revert', 'gone',"
-            " 'message', 'expired', 'suppressed') and not settled"
-        ).to_arrow_table()
-        delivered = cursor.execute(
-            "select count(*) from signalbox_known where was_delivered"
-        ).fetchone()
-        assert delivered is not None
-    finally:
+    except BaseException:
         cursor.close()
-    return Plan(spec.name, changes, counts, _blast(spec, counts.get("update", 0), delivered[0]))
+        raise
+    counts = {str(change): int(count) for change, count, _ in found}
+    total = sum(int(count) for _, _, count in found)
+    blocked = None
+    if not spec.is_message and only is None:
+        blocked = _blast(spec, counts, delivered, total, usual)
+    return Plan(cursor, counts, total, blocked)
 
 
 _SAFE_ERRORS = {"CatalogException", "BinderException", "ParserException"}
+
+
+def _compare(
+    cursor: duckdb.DuckDBPyConnection,
+    spec: SyncSpec,
+    relation: str,
+    known: pa.RecordBatchReader | pa.Table,
+    schema: str | None,
+    read_back: str | None,
+    full: bool,
+    only: str | None,
+    **moments: datetime,
+) -> int:
+    """Make the table `signalbox_plan`; returns how many rows the destination has of us."""
+    types = _types(cursor, spec, relation)
+    consents = None
+    if spec.mode == "mirror" and spec.policies.consent is not None:
+        if schema is None:
+            raise PlanError(f"{spec.name} needs consent, and none can be read; nothing is sent")
+        consents = f"{schema}.customer_consents"
+    cursor.register("signalbox_ledger", known)
+    cursor.execute(_KNOWN)
+    cursor.unregister("signalbox_ledger")
+    rows = model_rows(spec, relation, types, consents)
+    parameters: dict[str, Any] = {"only": only}
+    if consents is not None:
+        parameters["purpose"] = spec.policies.consent
+    if spec.is_message:
+        cursor.execute(_CREATE + rows + MESSAGES, parameters | moments)
+        if schema is not None:
+            _follow_identities(cursor, schema)
+        return 0
+    parameters |= {"full": full, "mirror": spec.mode == "mirror"}
+    cursor.execute(_CREATE + rows + STATES, parameters)
+    cursor.execute("delete from signalbox_plan where change is null")
+    if read_back is not None and not _is_there(cursor, read_back):
+        read_back = None
+    if spec.mode == "update_only" and read_back is None:
+        raise PlanError(f"{spec.name}: update_only needs what {spec.destination} has, read back")
+    if read_back is not None and not (full and spec.mode != "update_only"):
+        for step in read_back_steps(spec, types, read_back, skip_equal=not full):
+            cursor.execute(step)
+    (delivered,) = cursor.execute(
+        "select count(*) from signalbox_known where was_delivered"
+    ).fetchall()[0]
+    return int(delivered)
+
+
+def _follow_identities(cursor: duckdb.DuckDBPyConnection, schema: str) -> None:
+    """Customers merge, and their messages are derived anew under the id that is left.
+
+    A message is known when its trigger was acted on under any id that now belongs to the customer.
+    Seldom customers part, when an id turns out to be shared by many; then it is known, too, when
+    its trigger was acted on under a customer who shares that id and no longer has the trigger.
+    """
+    if cursor.execute("select 1 from signalbox_plan where change = 'message' limit 1").fetchall():
+        cursor.execute(MERGED.format(schema=schema))
+    if cursor.execute(PARTING).fetchall():
+        cursor.execute(PARTED.format(schema=schema))
+
+
+def _is_there(cursor: duckdb.DuckDBPyConnection, read_back: str) -> bool:
+    """Whether anything was ever read back."""
+    try:
+        cursor.execute(f"describe {read_back}")
+    except (duckdb.CatalogException, duckdb.BinderException) as error:
+        if "does not exist" in str(error):
+            return False
+        raise
+    return True
 
 
 def _types(cursor: duckdb.DuckDBPyConnection, spec: SyncSpec, relation: str) -> dict[str, str]:
@@ -135,149 +259,24 @@ def _types(cursor: duckdb.DuckDBPyConnection, spec: SyncSpec, relation: str) -> 
     return types
 
 
-def _query(spec: SyncSpec, relation: str, types: dict[str, str], known_contacts: str) -> str:
-    def text(column: str) -> str:
-        return f"replace(cast({_quoted(column)} as varchar), chr(0), '')"
-
-    def moment(column: str) -> str:
-        if column not in types or not spec.has(column):
-            return "cast(null as timestamptz)"
-        name = _quoted(column)
-        zoned = types[column] == "TIMESTAMP WITH TIME ZONE"
-        return name if zoned else f"cast({name} as timestamp) at time zone 'UTC'"
-
-    # Sorted, so that moving a column in the model changes no hash.
-    fields = ", ".join(
-        f"{_quoted(column)} := {_value(_quoted(column), types[column])}"
-        for column in sorted(spec.fields)
-    )
-    customer = text("customer_id") if spec.has("customer_id") else "cast(null as varchar)"
-    trigger = text("trigger_id") if spec.is_message else "cast(null as varchar)"
-    parts = ("customer_id", "trigger_id") if spec.is_message else ("row_key",)
-    name = _literal(spec.name)
-    identity = (
-        "concat("
-        + ", ".join(
-            [f"strlen({name})", "':'", name]
-            + [piece for part in parts for piece in (f"strlen({part})", "':'", part)]
-        )
-        + ")"
-    )
-    complete = " and ".join(f"{part} is not null" for part in {*parts, "row_key"})
-    expires = moment("expires_at")
-    if spec.policies.expires_after is not None:
-        seconds = int(spec.policies.expires_after.total_seconds())
-        expires = f"least({expires}, {moment('fired_at')} + to_seconds({seconds}))"
-    model_rows = f"""
-with model as (
-    select
-        {text(spec.key)} as row_key,
-        {customer} as customer_id,
-        {trigger} as trigger_id,
-        {moment("fired_at")} as event_at,
-        {expires} as expires_at,
-        cast(to_json(struct_pack({fields})) as varchar) as payload
-    from {relation}
-),
-
-model_rows as (
-    select *, {complete} as complete, sha256({identity}) as action_key,
-        sha256(payload) as payload_hash
-    from model
-)
-"""
-    if spec.is_message:
-        return model_rows + _MESSAGES
-    only_known = ""
-    if spec.mode == "update_only":
-        only_known = (
-            f"and lower(m.row_key) in (select lower(email) from {known_contacts}"
-            " where email is not null and not coalesce(archived, false))"
-        )
-    return model_rows + _STATES.replace("/* only known */", only_known)
-
-
-_STATES = """
+_KNOWN = """
+create temporary table signalbox_known as
 select
-    case
-        when not m.complete then 'skipped'
-        when k.action_key is null then 'create'
-        when k.state = 'sending' then 'in_flight'
-        when k.payload_hash = m.payload_hash then
-            case k.state
-                when 'delivered' then 'unchanged'
-                when 'rejected' then 'rejected'
-                when 'suppressed' then 'suppressed'
-                else 'waiting'
-            end
-        when k.delivered_hash = m.payload_hash then 'revert'
-        when k.was_delivered then 'update'
-        else 'create'
-    end as change,
-    m.action_key, m.row_key, m.customer_id, m.trigger_id, m.payload_hash, m.payload,
-    m.expires_at, m.event_at, cast(null as varchar) as reason,
-    change in ('rejected', 'suppressed') as settled
-from model_rows m
-left join signalbox_known k on m.action_key = k.action_key
-where true /* only known */
-
-union all by name
-
-select
-    'gone' as change, k.action_key, k.row_key, k.payload_hash, '{}' as payload,
-    false as settled
-from signalbox_known k
-where k.state in ('planned', 'retrying', 'rejected')
-    and k.action_key not in (select m.action_key from model_rows m where m.complete)
+    action_key, state, was_delivered, held, leave, updated_at, customer_id, trigger_id,
+    try_cast('0x' || left(payload_hash, 16) as ubigint) as payload_hash,
+    try_cast('0x' || left(delivered_hash, 16) as ubigint) as delivered_hash
+from signalbox_ledger
 """
 
-_MESSAGES = """
-select
-    case
-        when not m.complete then 'skipped'
-        when k.action_key is not null then 'known'
-        when m.expires_at <= $now then 'expired'
-        when m.event_at < $began_at then 'suppressed'
-        else 'message'
-    end as change,
-    m.action_key, m.row_key, m.customer_id, m.trigger_id, m.payload_hash, m.payload,
-    m.expires_at, m.event_at,
-    case change
-        when 'expired' then 'expired before it was planned'
-        when 'suppressed' then 'fired before this ledger began'
-    end as reason,
-    false as settled
-from model_rows m
-left join signalbox_known k on m.action_key = k.action_key
-qualify
-    not m.complete
-    or row_number() over (partition by m.action_key order by m.payload_hash) = 1
-"""
-
-
-def _value(name: str, column_type: str) -> str:
-    """A column as it goes into the payload: the same text for the same value, always valid JSON."""
-    if column_type == "VARCHAR":
-        return f"replace({name}, chr(0), '')"
-    if column_type == "JSON":
-        return f"cast({name} as varchar)"
-    if column_type in ("FLOAT", "DOUBLE"):
-        return f"case when isfinite({name}) then {name} end"
-    if column_type == "TIMESTAMP WITH TIME ZONE":
-        return f"strftime({name} at time zone 'UTC', {_TIMESTAMP})"
-    if column_type.startswith("TIMESTAMP"):
-        return f"strftime(cast({name} as timestamp), {_TIMESTAMP})"
-    if column_type == "DATE":
-        return f"strftime({name}, '%Y-%m-%d')"
-    return name
+_CREATE = "create temporary table signalbox_plan as "
 
 
 def _check_unique(cursor: duckdb.DuckDBPyConnection, spec: SyncSpec) -> None:
     if spec.is_message:
         return
     row = cursor.execute(
-        "select count(*) - count(distinct action_key) from signalbox_plan"
-        " where change <> 'skipped' and change <> 'gone'"
+        "select count(*) - count(distinct key_digits) from signalbox_plan"
+        " where in_model and change <> 'skipped'"
     ).fetchone()
     if row is not None and row[0]:
         raise PlanError(
@@ -286,21 +285,28 @@ def _check_unique(cursor: duckdb.DuckDBPyConnection, spec: SyncSpec) -> None:
         )
 
 
-def _blast(spec: SyncSpec, changed: int, delivered: int) -> str | None:
-    if spec.max_change_ratio is None or delivered < BLAST_MINIMUM:
-        return None
-    if changed <= spec.max_change_ratio * delivered:
-        return None
-    return (
-        f"{changed} of {delivered} delivered rows would change ({changed / delivered:.0%}, allowed "
-        f"{spec.max_change_ratio:.0%}): nothing is sent. Look with `signalbox sync {spec.name} "
-        f"--dry-run`, then approve with `signalbox sync {spec.name} --approve`"
-    )
+def _blast(
+    spec: SyncSpec, counts: dict[str, int], delivered: int, total: int, usual: int | None
+) -> str | None:
+    """Why a state sync must be looked at by a person before it is sent, if it must."""
+    limit = spec.max_change_ratio
+    changed = sum(counts.get(change, 0) for change in ("create", "update", "leave"))
+    if limit is not None and delivered >= BLAST_MINIMUM and changed > limit * delivered:
+        return (
+            f"{changed:,} of {delivered:,} delivered rows would change ({changed / delivered:.0%}, "
+            f"allowed {limit:.0%}){_ASK.format(name=spec.name)}"
+        )
+    limit = limit or ROW_CHANGE
+    if usual is not None and usual >= BLAST_MINIMUM and abs(total - usual) > limit * usual:
+        more = "more" if total > usual else "fewer"
+        return (
+            f"the model has {total:,} rows, far {more} than the {usual:,} it had when it was last "
+            f"sent (allowed {limit:.0%}){_ASK.format(name=spec.name)}"
+        )
+    return None
 
 
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+_ASK = (
+    ": nothing is sent. Look with `signalbox sync {name} --dry-run`, "
+    "then approve with `signalbox sync {name} --approve`"
+)

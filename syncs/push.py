@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from syncs.facts import ReadFacts
 from syncs.http import Http
 from syncs.ledger import Ledger, SyncBusy
 from syncs.pacing import Lane
-from syncs.plan import KNOWN_CONTACTS, Plan, plan_sync
+from syncs.plan import Plan, plan_sync
 from syncs.policies import Cap
 from syncs.preview import preview_of
 from syncs.report import SyncReport
@@ -65,17 +64,34 @@ class Pusher:
         facts: ReadFacts | None = None,
         dry_run: bool = False,
         approve: bool = False,
+        full: bool = False,
+        limit: int | None = None,
+        only: str | None = None,
         retry_budget: float = 15.0,
         time_limit: float | None = None,
         progress: Progress | None = None,
         relation: str | None = None,
-        known_contacts: str = KNOWN_CONTACTS,
+        schema: str | None = None,
+        live_sources: Collection[str] = (),
     ) -> SyncReport:
         """Plan one sync and send what is due. Never raises for what a report can say.
 
-        Retries and imposed waits take at most `retry_budget` seconds of this run and the whole run
-        about `time_limit`; what is left stays in the ledger for the next. `approve` lifts the
-        blast limit once. `relation` replaces the model's table as dbt names it.
+        Args:
+            spec: the sync.
+            connection: reads the sync model.
+            facts: what policies need to know of customers.
+            dry_run: say what would be sent, and send nothing.
+            approve: lift the blast limit once.
+            full: send rows again that have not changed; never messages.
+            limit: send at most so many actions, or preview so many of each kind.
+            only: only actions with this key or customer.
+            retry_budget: seconds that retries and imposed waits may take of this run.
+            time_limit: seconds that the whole run may take, about; the next one takes the rest.
+            progress: told how far it is.
+            relation: replaces the model's table as dbt names it.
+            schema: where identity and consent are; see `plan_sync`.
+            live_sources: sources that read their vendor, and not the sandbox: what is read back
+                counts only where the sync sends to the same place.
         """
         started = datetime.now(UTC)
         clock = time.monotonic()
@@ -88,37 +104,46 @@ class Pusher:
                 key=spec.key,
             )
             report.sandbox = target.sandbox
-            planner = _Planner(self._ledger, spec, connection, relation, known_contacts)
+            source, read_back = destination.read_back.get(spec.object, (None, None))
+            if (source in live_sources) == target.sandbox:
+                read_back = None
+
+            def plan() -> Plan:
+                return plan_sync(
+                    connection,
+                    spec,
+                    self._ledger.known(spec, sandbox=target.sandbox, only=only),
+                    now=datetime.now(UTC),
+                    began_at=self._ledger.began_at(),
+                    relation=relation,
+                    schema=schema,
+                    read_back=read_back,
+                    full=full,
+                    only=only,
+                    usual=self._ledger.usual_rows(spec.name),
+                )
+
+            rules = Rules(spec, facts, self._channel_caps)
             if dry_run:
-                plan = planner.plan()
-                report.status, report.message = "dry_run", plan.blocked
-                report.planned = plan.counts
-                rules = Rules(spec, facts, self._channel_caps)
-                report.preview = preview_of(self._ledger, spec, destination, plan, rules)
+                with contextlib.closing(plan()) as planned:
+                    report.status, report.message = "dry_run", planned.blocked
+                    report.planned = planned.counts
+                    report.preview = preview_of(
+                        self._ledger, spec, destination, planned, rules, limit=limit
+                    )
+            elif pause := self._ledger.pause_of(spec.name):
+                report.status, report.message = "paused", str(pause)
+                report.paused_by = pause.by
             else:
                 with self._ledger.worker(spec.name) as worker:
                     report.recovered = self._ledger.recover()
-                    plan = planner.plan()
-                    report.planned = plan.counts
-                    if plan.blocked and not approve:
-                        report.status, report.message = "blocked", plan.blocked
-                    else:
-                        self._ledger.record(
-                            spec, plan.changes, repeatable=repeatable(spec, destination)
-                        )
+                    if self._record(report, spec, destination, target, plan, approve, only):
+                        lane = self._lane(destination, target)
                         run = Run(
-                            self._ledger,
-                            worker,
-                            spec,
-                            destination,
-                            target,
-                            self._http,
-                            self._lane(destination, target),
-                            self._pace,
-                            Rules(spec, facts, self._channel_caps),
-                            report,
-                        )
-                        run.send(retry_budget, time_limit, progress)
+                            self._ledger, worker, spec, destination, target, self._http, lane,
+                            self._pace, rules, report,
+                        )  # fmt: skip
+                        run.send(retry_budget, time_limit, progress, limit=limit, only=only)
         except SyncBusy as error:
             report.status, report.message = "busy", str(error)
         except Paused as error:
@@ -134,6 +159,34 @@ class Pusher:
             with contextlib.suppress(SyncError, SQLAlchemyError):
                 self._conclude(report, started)
         return report
+
+    def _record(
+        self,
+        report: SyncReport,
+        spec: SyncSpec,
+        destination: Destination,
+        target: Target[Any],
+        plan: Callable[[], Plan],
+        approve: bool,
+        only: str | None,
+    ) -> bool:
+        """Plan and write the intents down, unless the blast limit says to ask first."""
+        read_at = self._ledger.now()
+        with contextlib.closing(plan()) as planned:
+            report.planned = planned.counts
+            if planned.blocked and not approve:
+                report.status, report.message = "blocked", planned.blocked
+                return False
+            self._ledger.record(
+                spec,
+                planned,
+                repeatable=repeatable(spec, destination),
+                read_at=read_at,
+                sandbox=target.sandbox,
+            )
+            if only is None and not spec.is_message:
+                report.rows = planned.total
+        return True
 
     def run_all(
         self,
@@ -192,26 +245,11 @@ class Pusher:
             sandbox=report.sandbox,
             status=report.status,
             message=report.message,
-            counts={"planned": report.planned, "sent": report.sent, "recovered": report.recovered},
+            counts={
+                "planned": report.planned,
+                "sent": report.sent,
+                "recovered": report.recovered,
+                **({} if report.rows is None else {"rows": report.rows}),
+            },
             started_at=started,
-        )
-
-
-@dataclass
-class _Planner:
-    ledger: Ledger
-    spec: SyncSpec
-    connection: duckdb.DuckDBPyConnection
-    relation: str | None
-    known_contacts: str
-
-    def plan(self) -> Plan:
-        return plan_sync(
-            self.connection,
-            self.spec,
-            self.ledger.known(self.spec.name),
-            now=datetime.now(UTC),
-            began_at=self.ledger.began_at(),
-            relation=self.relation,
-            known_contacts=self.known_contacts,
         )

@@ -13,16 +13,22 @@ Status = Literal["done", "partial", "paused", "blocked", "busy", "failed", "dry_
 
 
 class Preview(msgspec.Struct, kw_only=True):
-    """What a dry run found. Values are shown as they would be sent.
+    """What a dry run found. Values are shown as they would be sent; lists may be cut, counts not.
 
-    `creates`: {key, fields}; `updates`: {key, changes: {field: [old, new]}}; `messages`:
-    {customer_id, trigger_id, expires_at, fields, subject, text, html}; `suppressed`:
-    {key, state, policy, reason, until}, and `postponed` alike. `waiting` counts what earlier runs
-    left and this one would send too.
+    `creates`, `removals`: {key, fields}; `updates`: {key, changes: {field: [old, new]}};
+    `messages`: {customer_id, trigger_id, expires_at, fields, subject, text, html}; `suppressed`:
+    {key, state, policy, reason, until}, and `postponed` alike. `held_back` and `put_off` count them
+    by policy. `waiting` counts what earlier runs left and this one would send too.
     """
 
+    writes: int = 0
+    leaves: int = 0
+    messages_due: int = 0
+    held_back: dict[str, int] = {}
+    put_off: dict[str, int] = {}
     creates: list[dict[str, Any]] = []
     updates: list[dict[str, Any]] = []
+    removals: list[dict[str, Any]] = []
     messages: list[dict[str, Any]] = []
     suppressed: list[dict[str, Any]] = []
     postponed: list[dict[str, Any]] = []
@@ -30,14 +36,32 @@ class Preview(msgspec.Struct, kw_only=True):
     unchanged: int = 0
     waiting: int = 0
 
+    def title(self) -> str:
+        """Everything in one line: 1,514 writes, 87 messages, 12 suppressed (consent 12)."""
+        parts = [
+            _number(count, word)
+            for count, word in (
+                (self.writes, "write"),
+                (self.leaves, "removal"),
+                (self.messages_due, "message"),
+            )
+            if count
+        ]
+        for word, counts in (("suppressed", self.held_back), ("later", self.put_off)):
+            if counts:
+                parts.append(f"{sum(counts.values()):,} {word} ({_listed(counts)})")
+        return ", ".join(parts) or "nothing to send"
+
 
 class SyncReport(msgspec.Struct, kw_only=True):
     """One run of one sync.
 
-    `status`: done (nothing due is left), partial (the rest is due later), paused (a rule could not
-    be read, nothing was sent), blocked (blast limit), busy (another process runs this sync),
-    failed (a person must act: `message` says how), dry_run. `planned` counts the plan by kind of
-    change, `sent` this run's outcomes, `states` the ledger's actions of this sync by state.
+    `status`: done (nothing due is left), partial (the rest is due later), paused (by a person, or
+    because a rule could not be read: nothing was sent), blocked (blast limit), busy (another
+    process runs this sync),
+    failed (a person must act: `message` says how), dry_run. `paused_by` is who paused it, if a
+    person did. `planned` counts the plan by kind of change, `rows` are the model's if the plan was
+    accepted, `sent` counts this run's outcomes, `states` the ledger's actions of this sync.
     """
 
     sync: str
@@ -45,7 +69,9 @@ class SyncReport(msgspec.Struct, kw_only=True):
     status: Status = "done"
     message: str | None = None
     sandbox: bool = False
+    paused_by: str | None = None
     planned: dict[str, int] = {}
+    rows: int | None = None
     sent: dict[str, int] = {}
     states: dict[str, int] = {}
     recovered: dict[str, int] = {}
@@ -55,7 +81,7 @@ class SyncReport(msgspec.Struct, kw_only=True):
 
     @property
     def ok(self) -> bool:
-        return self.status in ("done", "partial", "busy", "dry_run")
+        return self.status in ("done", "partial", "busy", "dry_run") or self.paused_by is not None
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain JSON values."""
@@ -77,6 +103,8 @@ def render_report(report: SyncReport, *, limit: int | None = 20) -> RenderableTy
             (report.sync, "bold"), f" → {where}  ", (report.status.replace("_", " "), style)
         )
     ]
+    if report.preview is not None:
+        lines.append(Text(f"  {report.preview.title()}", style="bold"))
     if report.message:
         lines.append(Text(f"  {report.message}", style=style))
     for title, counts in (("planned", report.planned), ("sent", report.sent)):
@@ -95,17 +123,21 @@ def _preview(preview: Preview, limit: int | None) -> list[RenderableType]:
     from rich.text import Text
 
     parts: list[RenderableType] = []
-    if preview.creates:
-        parts.append(Text(f"  create ({len(preview.creates):,})", style="bold green"))
-        table = Table(show_edge=False, pad_edge=False)
-        names = list(preview.creates[0]["fields"])
-        for name in names:
-            table.add_column(name)
-        for item in preview.creates[:limit]:
-            table.add_row(*(Text(_shown(item["fields"].get(name))) for name in names))
-        parts.append(table)
+    for heading, style, items in (
+        ("create", "bold green", preview.creates),
+        ("remove", "bold red", preview.removals),
+    ):
+        if items:
+            parts.append(Text(f"  {heading}", style=style))
+            table = Table(show_edge=False, pad_edge=False)
+            names = list(items[0]["fields"])
+            for name in names:
+                table.add_column(name)
+            for item in items[:limit]:
+                table.add_row(*(Text(_shown(item["fields"].get(name))) for name in names))
+            parts.append(table)
     if preview.updates:
-        parts.append(Text(f"  update ({len(preview.updates)})", style="bold yellow"))
+        parts.append(Text("  update", style="bold yellow"))
         table = Table("key", "field", "old", "new", show_edge=False, pad_edge=False)
         for item in preview.updates[:limit]:
             for name, (old, new) in item["changes"].items():
@@ -119,21 +151,28 @@ def _preview(preview: Preview, limit: int | None) -> list[RenderableType]:
         parts.append(Panel(Text(body), title=title, title_align="left"))
     for heading, items in (("suppressed", preview.suppressed), ("later", preview.postponed)):
         if items:
-            parts.append(Text(f"  {heading} ({len(items)})", style="bold"))
+            parts.append(Text(f"  {heading}", style="bold"))
             parts += [Text(f"    {held['key']}: {held['reason']}") for held in items[:limit]]
+    total = preview.writes + preview.leaves + preview.messages_due
+    total += sum(preview.held_back.values()) + sum(preview.put_off.values())
     lists = (
-        preview.creates, preview.updates, preview.messages, preview.suppressed, preview.postponed
+        preview.creates, preview.updates, preview.removals, preview.messages,
+        preview.suppressed, preview.postponed,
     )  # fmt: skip
-    hidden = sum(max(0, len(items) - limit) for items in lists) if limit is not None else 0
-    if hidden:
-        parts.append(Text(f"  … and {hidden:,} more", style="dim"))
+    hidden = total - sum(len(items[:limit]) for items in lists)
+    if hidden > 0:
+        parts.append(Text(f"  … and {hidden:,} more (--limit shows as many as you say)"))
     parts.append(
         Text(
-            f"  expired {preview.expired}, unchanged {preview.unchanged}, "
-            f"waiting from earlier runs {preview.waiting}"
+            f"  expired {preview.expired:,}, unchanged {preview.unchanged:,}, "
+            f"waiting from earlier runs {preview.waiting:,}"
         )
     )
     return parts
+
+
+def _number(count: int, word: str) -> str:
+    return f"{count:,} {word}" + ("" if count == 1 else "s")
 
 
 def _listed(counts: dict[str, int]) -> str:

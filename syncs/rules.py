@@ -29,7 +29,13 @@ class Rules:
     def judge(
         self, due: Sequence[Action], look_back: LookBack, now: datetime
     ) -> dict[str, Verdict]:
-        """The verdicts on what is due. Raises Paused when a fact that decides cannot be read."""
+        """The verdicts on what is due. Raises Paused when a fact that decides cannot be read.
+
+        Who leaves an audience is asked nothing: that is what a withdrawn consent leads to.
+        """
+        due = [action for action in due if not action.leave]
+        if not due:
+            return {}
         cap = self.channel_caps.get(self.spec.policies.channel or "")
         address = self.spec.policies.address
         facts = self.read(

@@ -30,6 +30,7 @@ from syncs.results import (
 )
 from syncs.rules import Rules
 from syncs.spec import SyncSpec
+from syncs.tables import WAITING
 
 log = logging.getLogger("signalbox.syncs")
 
@@ -71,33 +72,54 @@ class Run:
     postponed: str | None = None  # why the last row that was not taken was not
     refusal: tuple[str, int] = ("", 0)  # the last refusal's words and how often in a row
     _secrets: list[str] = field(default_factory=list)
+    _latencies: dict[str, int] = field(default_factory=dict)  # milliseconds, by action key
+    _without_effect: set[str] = field(default_factory=set)  # keys of what certainly did nothing
 
     def send(
-        self, retry_budget: float, time_limit: float | None, progress: Progress | None
+        self,
+        retry_budget: float,
+        time_limit: float | None,
+        progress: Progress | None,
+        *,
+        limit: int | None = None,
+        only: str | None = None,
     ) -> None:
+        """Send what is due: at most `limit` actions, `only` those with this key or customer."""
         self._secrets = destinations.secrets(self.target)
         self._revive()
         patience = time.monotonic() + retry_budget
-        limit = None if time_limit is None else time.monotonic() + time_limit
+        end = None if time_limit is None else time.monotonic() + time_limit
         states = self.ledger.counts(self.spec.name)
-        total = sum(states.get(state, 0) for state in ("planned", "retrying"))
+        total = sum(states.get(state, 0) for state in WAITING)
+        total = total if limit is None else min(total, limit)
         done = idle = 0
         while self.stop is None:
-            if limit is not None and time.monotonic() >= limit:
+            if end is not None and time.monotonic() >= end:
                 self._leave("time limit reached")
+                return
+            room = self.destination.batch_size if limit is None else limit - done
+            if room <= 0:
+                self._leave(f"limit of {limit:,} actions reached")
                 return
             held = self.lane.held()
             if held and time.monotonic() + held > patience:
                 self._leave(self._why_held(held))
                 return
             time.sleep(held)
-            batch = self.worker.claim(self.spec, self.destination.batch_size, self._judge)
+            batch = self.worker.claim(
+                self.spec,
+                min(room, self.destination.batch_size),
+                self._judge,
+                max_bytes=self.destination.batch_bytes,
+                only=only,
+                sandbox=self.target.sandbox,
+            )
             self._count(batch.withheld)
             if batch.send:
                 idle = 0
                 self._deliver_batch(batch)
             elif not batch.withheld:
-                wait = self.ledger.next_due(self.spec.name)
+                wait = self.ledger.next_due(self.spec.name, only=only)
                 # Due and yet not to be had: another worker has it in hand.
                 idle = idle + 1 if wait is not None and wait <= 0 else 0
                 if wait is None or idle > 1:
@@ -141,7 +163,9 @@ class Run:
 
     def _deliver_batch(self, batch: Batch) -> None:
         results: dict[str, RowResult] = {}
-        rows = []
+        rows: list[Row] = []
+        self._latencies.clear()
+        self._without_effect = {action.action_key for action in batch.send}
         for action in batch.send:
             try:
                 rows.append(
@@ -153,6 +177,7 @@ class Run:
                         action.payload,
                         action.customer_id,
                         action.event_at,
+                        leave=action.leave,
                     )
                 )
             except Rejected as error:
@@ -169,7 +194,14 @@ class Run:
             self._wait(result, action.attempts + 1)
             for action, result in zip(batch.send, ordered, strict=True)
         ]
-        self.worker.settle(self.spec, batch, ordered, waits)
+        self.worker.settle(
+            self.spec,
+            batch,
+            ordered,
+            waits,
+            latencies=self._latencies,
+            without_effect=self._without_effect,
+        )
         for result in ordered:
             self._count({result.outcome: 1})
             if result.outcome == "retrying":
@@ -182,8 +214,15 @@ class Run:
         if closed := self.lane.take():
             reason = f"not sent: {self._why_held(closed)}"
             return [RowResult.retrying(reason, retry_after=closed) for _ in rows]
+        self.worker.check()
+        self._without_effect -= {row.action_key for row in rows}
+        started = time.monotonic()
         try:
-            results = self.destination.push(rows, self.target, self.http)
+            try:
+                results = self.destination.push(rows, self.target, self.http)
+            finally:
+                took = round((time.monotonic() - started) * 1000)
+                self._latencies |= dict.fromkeys((row.action_key for row in rows), took)
             if len(results) != len(rows):
                 raise RuntimeError(f"{len(results)} results for {len(rows)} rows")
         except Rejected as error:
@@ -196,6 +235,7 @@ class Run:
             self._failed(error.retry_after)
             results = [self._unsure(str(error), error) for _ in rows]
         except Retryable as error:
+            self._without_effect |= {row.action_key for row in rows}
             self._failed(error.retry_after)
             results = [
                 RowResult.retrying(str(error), error.status_code, error.retry_after) for _ in rows
@@ -271,6 +311,8 @@ def row_of(
     payload: Mapping[str, Any],
     customer_id: str | None,
     event_at: datetime | None,
+    *,
+    leave: bool = False,
 ) -> Row:
     """A ledger row as a destination sees it, its message rendered.
 
@@ -280,7 +322,7 @@ def row_of(
     if spec.template is not None:
         message = templates.render(spec.template, payload, escape=destination.escape)
     fired_at = event_at.astimezone(UTC).isoformat().replace("+00:00", "Z") if event_at else None
-    return Row(action_key, key, payload, customer_id, fired_at, message)
+    return Row(action_key, key, payload, customer_id, fired_at, message, leave)
 
 
 def repeatable(spec: SyncSpec, destination: Destination) -> bool:

@@ -20,7 +20,7 @@ from syncs.results import Fatal
 #: Columns that steer a sync and are never sent.
 CONTROL_COLUMNS = ("customer_id", "trigger_id", "fired_at", "expires_at")
 
-MODES = ("upsert", "update_only", "message")
+MODES = ("upsert", "update_only", "mirror", "message")
 
 _KEYS: dict[str, type | tuple[type, ...]] = {
     "destination": str,
@@ -108,12 +108,12 @@ def _spec(node: Mapping[str, Any]) -> SyncSpec:
         raise SpecError(f"{model}: columns: list the model's columns in its YAML")
     object_name = _object(model, declared, destination)
     destination = destination.of(object_name)
-    mode = _mode(model, declared, destination)
+    mode = _mode(model, declared, destination, object_name)
     _check_columns(model, declared["key"], mode, columns, destination)
     ratio = declared.get("max_change_ratio")
     if ratio is not None and (mode == "message" or not 0 < ratio <= 1):
         raise SpecError(
-            f"{model}: max_change_ratio: a number above 0 and up to 1, for upsert and update_only"
+            f"{model}: max_change_ratio: a number above 0 and up to 1, not for messages"
         )
     return SyncSpec(
         name=model.removeprefix("sync_"),
@@ -168,18 +168,20 @@ def _destination(model: str, declared: Mapping[str, Any]) -> Destination:
     return destination
 
 
-def _mode(model: str, declared: Mapping[str, Any], destination: Destination) -> str:
+def _mode(
+    model: str, declared: Mapping[str, Any], destination: Destination, object_name: str
+) -> str:
     mode = str(declared["mode"])
     allowed = [known for known in MODES if known in destination.modes]
-    if mode == "mirror":
-        raise SpecError(
-            f"{model}: mode: mirror is not available yet; "
-            f"{destination.name} allows {', '.join(allowed)}"
-        )
     if mode not in allowed:
         raise SpecError(
             f"{model}: mode: {mode!r} is not a mode of {destination.name}; "
             f"allowed: {', '.join(allowed)}"
+        )
+    if mode == "update_only" and object_name not in destination.read_back:
+        raise SpecError(
+            f"{model}: mode: update_only needs to know what {destination.name} has, and "
+            f"destinations/{destination.name}.py has no READ_BACK for {object_name}"
         )
     return mode
 

@@ -14,15 +14,17 @@ STATES = (
     "unknown",
     "suppressed",
     "expired",
+    "waived",
 )
 
 #: States in which something is still to be done.
 WAITING = ("planned", "retrying")
 
-VERSION = 2
+VERSION = 3
 
 metadata = sa.MetaData()
 _moment = sa.DateTime(timezone=True)
+_ONE_OF_THE_STATES = "state in (" + ", ".join(f"'{state}'" for state in STATES) + ")"
 
 actions = sa.Table(
     "actions",
@@ -34,12 +36,14 @@ actions = sa.Table(
     sa.Column("row_key", sa.Text, nullable=False),
     sa.Column("customer_id", sa.Text),
     sa.Column("trigger_id", sa.Text),
+    # What the destination is to be told: empty for a row that it shall not have.
     sa.Column("payload_hash", sa.Text, nullable=False),
-    sa.Column("payload", JSONB, nullable=False),
+    # Null where its time of retention is over.
+    sa.Column("payload", JSONB),
     sa.Column(
         "state",
         sa.Text,
-        sa.CheckConstraint("state in (" + ", ".join(f"'{state}'" for state in STATES) + ")"),
+        sa.CheckConstraint(_ONE_OF_THE_STATES, name="actions_state_check"),
         nullable=False,
     ),
     sa.Column("reason", sa.Text),
@@ -59,6 +63,13 @@ actions = sa.Table(
     # leaves, because from then on nobody knows which of the two the destination holds.
     sa.Column("delivered_hash", sa.Text),
     sa.Column("delivered_payload", JSONB),
+    # State rows: whether the destination may hold the row, and whether it shall lose it.
+    sa.Column("held", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("leave", sa.Boolean, nullable=False, server_default=sa.false()),
+    # When the model was read: what was read earlier never replaces it.
+    sa.Column("planned_at", _moment, nullable=False, server_default=sa.func.now()),
+    # Where the last attempt went: what a sandbox has taken, its vendor has not.
+    sa.Column("sandbox", sa.Boolean),
     # Whether an attempt with an unknown end may be repeated.
     sa.Column("repeatable", sa.Boolean, nullable=False),
     # Messages: what caps and priorities between syncs go by.
@@ -83,6 +94,7 @@ attempts = sa.Table(
     sa.Column("outcome", sa.Text, nullable=False),
     sa.Column("reason", sa.Text),
     sa.Column("status_code", sa.Integer),
+    sa.Column("latency_ms", sa.Integer),
     sa.Column("started_at", _moment),
     sa.Column("finished_at", _moment, nullable=False, server_default=sa.func.now()),
 )
@@ -110,6 +122,15 @@ lanes = sa.Table(
     sa.Column("failed", sa.Integer, nullable=False),
 )
 
+paused_syncs = sa.Table(
+    "paused_syncs",
+    metadata,
+    sa.Column("sync", sa.Text, primary_key=True),
+    sa.Column("paused_by", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text),
+    sa.Column("paused_at", _moment, nullable=False, server_default=sa.func.now()),
+)
+
 ledger_info = sa.Table(
     "ledger_info",
     metadata,
@@ -122,4 +143,18 @@ UPGRADES = {
     2: "alter table actions add column if not exists policy text,"
     " add column if not exists channel text,"
     " add column if not exists priority integer not null default 0",
+    3: f"""
+    alter table actions
+        alter column payload drop not null,
+        add column if not exists held boolean not null default false,
+        add column if not exists leave boolean not null default false,
+        add column if not exists planned_at timestamptz not null default now(),
+        add column if not exists sandbox boolean,
+        drop constraint if exists actions_state_check,
+        add constraint actions_state_check check ({_ONE_OF_THE_STATES});
+    alter table attempts add column if not exists latency_ms integer;
+    update actions set held = true
+    where mode <> 'message' and sent_at is not null
+        and (delivered_payload is not null or state <> 'rejected');
+    """,
 }

@@ -75,6 +75,9 @@ class Destination:
     escape: Callable[[str], str] | None  # for values put into a text template
     channel: str | None  # of messages to customers, such as email; it has a suppression list
     address: str | None  # the column with the recipient's address on that channel
+    # By object, the source that reads what it has and a query for it: key, fields (JSON text),
+    # read_at. READ_BACK in its file.
+    read_back: Mapping[str, tuple[str, str]]
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def takes(self, object_name: str) -> bool:
@@ -122,6 +125,7 @@ def load(name: str) -> Destination:
         escape=getattr(module, "escape", None),
         channel=getattr(module, "CHANNEL", None),
         address=getattr(module, "ADDRESS", None),
+        read_back=getattr(module, "READ_BACK", {}),
         variants=objects if isinstance(objects, Mapping) else {},
     )
 

@@ -19,6 +19,15 @@ BATCH_SIZE = 100
 API_VERSION = "crm/v3"
 RATE = 8.0  # a private app may send 100 requests in 10 seconds, reads included
 CREDENTIALS = ("token",)
+# When the load that read a contact began is the earliest moment at which it was read.
+READ_BACK = {
+    "contacts": (
+        "crm",
+        "select email as key, properties as fields,"
+        " to_timestamp(try_cast(_dlt_load_id as double)) as read_at"
+        " from lake.raw.crm_contacts where not coalesce(archived, false)",
+    )
+}
 SANDBOX = {"token": "sandbox", "base_url": "{url}/hubspot"}
 
 

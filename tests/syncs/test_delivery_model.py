@@ -117,17 +117,17 @@ class World:
         counted = [0]
         claim, settle = Worker.claim, Worker.settle
 
-        def dying_claim(worker: Worker, *args: Any) -> Any:
-            batch = claim(worker, *args)
+        def dying_claim(worker: Worker, *args: Any, **options: Any) -> Any:
+            batch = claim(worker, *args, **options)
             counted[0] += bool(batch.send)
             if where == "before" and counted[0] == at:
                 raise Crash
             return batch
 
-        def dying_settle(worker: Worker, *args: Any) -> None:
+        def dying_settle(worker: Worker, *args: Any, **options: Any) -> None:
             if where == "after" and counted[0] == at:
                 raise Crash
-            settle(worker, *args)
+            settle(worker, *args, **options)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Worker, "claim", dying_claim)

@@ -18,9 +18,10 @@ from syncs.spec import SyncSpec
 
 def record(ledger: Ledger, lake: duckdb.DuckDBPyConnection, spec: SyncSpec) -> dict[str, int]:
     plan = plan_sync(
-        lake, spec, ledger.known(spec.name), now=datetime.now(UTC), began_at=ledger.began_at()
+        lake, spec, ledger.known(spec), now=datetime.now(UTC), began_at=ledger.began_at()
     )
-    ledger.record(spec, plan.changes, repeatable=not spec.is_message)
+    ledger.record(spec, plan, repeatable=not spec.is_message, read_at=ledger.now())
+    plan.close()
     return plan.counts
 
 
@@ -73,8 +74,8 @@ def test_a_delivered_row_is_unchanged_until_it_changes(
     assert ledger.counts(spec.name) == {"delivered": 1, "rejected": 1}
     assert record(ledger, lake, spec) == {"unchanged": 1, "rejected": 1}
     delivered = batch.send[0]
-    assert ledger.delivered_payloads([a.action_key for a in batch.send]) == {
-        delivered.action_key: delivered.payload
+    assert ledger.held_rows([a.action_key for a in batch.send]) == {
+        delivered.action_key: (delivered.row_key, delivered.payload)
     }
     with ledger.worker(spec.name) as worker:
         assert worker.claim(spec, 10, willing).send == []

@@ -10,7 +10,7 @@ from syncs_support import CONTROL, alerts, contacts, contacts_spec, message_spec
 
 from syncs.facts import LakeFacts, Recipient
 from syncs.ledger import action_key
-from syncs.plan import Plan, PlanError, plan_sync
+from syncs.plan import KNOWN_SCHEMA, Plan, PlanError, plan_sync
 from syncs.policies import Policies
 from syncs.spec import SyncSpec
 
@@ -19,10 +19,8 @@ LONG_AGO = NOW - timedelta(days=400)
 
 
 def ledger_rows(rows: list[dict[str, Any]]) -> pa.Table:
-    names = ("action_key", "row_key", "state", "payload_hash", "delivered_hash")
-    columns = {name: pa.array([row.get(name) for row in rows], pa.string()) for name in names}
-    delivered = pa.array([row.get("was_delivered", False) for row in rows], pa.bool_())
-    return pa.table(columns | {"was_delivered": delivered})
+    blank = dict.fromkeys(KNOWN_SCHEMA.names) | {"was_delivered": False, "held": False}
+    return pa.Table.from_pylist([blank | row for row in rows], KNOWN_SCHEMA)
 
 
 def plan(
@@ -38,11 +36,13 @@ def remembered(found: Plan, state: str = "delivered") -> list[dict[str, Any]]:
     return [
         {
             "action_key": row["action_key"],
-            "row_key": row["row_key"],
             "state": state,
             "payload_hash": row["payload_hash"],
             "delivered_hash": row["payload_hash"] if done else None,
             "was_delivered": done,
+            "held": done,
+            "leave": False,
+            "updated_at": NOW,
         }
         for row in found.rows("create", "update", "message")
     ]
@@ -131,11 +131,21 @@ def test_rows_without_a_key_are_counted_and_doubled_keys_refused(
 def test_update_only_leaves_strangers_out(lake: duckdb.DuckDBPyConnection) -> None:
     contacts(lake, {"A@x.example": 0.1, "b@x.example": 0.2})
     lake.execute(
-        "create table crm as select 'a@X.example' as email, false as archived"
-        " union all select 'b@x.example', true"
+        "create table crm as"
+        " select 'a@X.example' as key, '{}' as fields, now() + interval 1 day as read_at"
     )
-    found = plan(lake, contacts_spec(mode="update_only"), known_contacts="crm")
+    spec = contacts_spec(mode="update_only")
+    found = plan(lake, spec, read_back="select * from crm")
     assert [row["row_key"] for row in found.rows("create")] == ["A@x.example"]
+    assert found.count("absent") == 1
+    # What was planned while it was there must not be sent when it is gone.
+    waiting = remembered(found, state="planned")
+    lake.execute("delete from crm")
+    assert plan(lake, spec, waiting, read_back="select * from crm").counts == {
+        "absent": 1, "gone": 1
+    }  # fmt: skip
+    with pytest.raises(PlanError, match="update_only needs what hubspot has"):
+        plan(lake, spec, read_back="select * from nowhere")
 
 
 def test_messages(lake: duckdb.DuckDBPyConnection) -> None:

@@ -56,7 +56,7 @@ def test_a_sync_is_read_from_its_model() -> None:
         (contacts(destination="salesfroce"), "destination: no destination 'salesfroce'"),
         (contacts(destination="slack"), "is called sync_slack__"),
         (contacts(object="deals"), "object: 'deals' .* allowed: contacts"),
-        (contacts(mode="mirror"), "mode: mirror is not available yet; hubspot allows upsert"),
+        (contacts(mode="mirror"), "mode: 'mirror' is not a mode of hubspot; allowed: upsert"),
         (contacts(mode="message"), "mode: 'message' .* allowed: upsert, update_only"),
         (contacts(key="mail"), "key: 'mail' is not a column; columns: email, score"),
         (contacts(key=None), "key: missing"),

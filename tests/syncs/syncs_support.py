@@ -26,10 +26,11 @@ class Request:
     path: str
     headers: dict[str, str]
     body: bytes
+    method: str = "POST"
 
     @property
     def json(self) -> Any:
-        return json.loads(self.body)
+        return json.loads(self.body) if self.body else None
 
 
 @dataclass
@@ -40,6 +41,26 @@ class Reply:
     body: Any = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
     drop: bool = False
+
+
+@dataclass(frozen=True)
+class Case:
+    """Rows for one object of a destination, and the exact request they become.
+
+    `EARLIER` are the requests that come before it: method, path, body (None: none), answer.
+    """
+
+    OBJECT: str
+    KEY: str
+    ROWS: list[Row]
+    PATH: str
+    GOLDEN: Any
+    SUCCESS: Any
+    MIXED_STATUS: int
+    MIXED: Any
+    HEADERS: dict[str, str] = field(default_factory=dict)
+    METHOD: str = "POST"
+    EARLIER: tuple[tuple[str, str, Any, Any], ...] = ()
 
 
 class Vendor:
@@ -54,10 +75,10 @@ class Vendor:
             protocol_version = "HTTP/1.1"
             disable_nagle_algorithm = True
 
-            def do_POST(self) -> None:
+            def _serve(self) -> None:
                 length = int(self.headers.get("Content-Length", 0))
                 headers = {name.lower(): value for name, value in self.headers.items()}
-                request = Request(self.path, headers, self.rfile.read(length))
+                request = Request(self.path, headers, self.rfile.read(length), self.command)
                 vendor.requests.append(request)
                 reply = vendor.answer(request)
                 if reply.drop:
@@ -71,6 +92,8 @@ class Vendor:
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
+
+            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _serve  # noqa: N815
 
             def log_message(self, *args: Any) -> None:
                 pass

@@ -22,10 +22,21 @@ ALL = destinations.available()
 
 
 def case_of(name: str) -> Any:
+    """The file syncs_cases/<name>.py: one case itself, or several in CASES; see `Case`."""
     return importlib.import_module(f"syncs_cases.{name}")
 
 
-HTTP = [name for name in ALL if case_of(name).PATH is not None]
+def cases_of(name: str) -> list[Any]:
+    return getattr(case_of(name), "CASES", None) or [case_of(name)]
+
+
+HTTP = [
+    pytest.param(name, case, id=f"{name}-{case.OBJECT}")
+    for name in ALL
+    for case in cases_of(name)
+    if case.PATH is not None
+]
+CHECKED = [name for name in ALL if hasattr(case_of(name), "CHECK")]
 
 
 @pytest.fixture
@@ -35,8 +46,10 @@ def http() -> Any:
     client.close()
 
 
-def push(name: str, vendor: Vendor, http: Http, rows: list[Any] | None = None) -> list[RowResult]:
-    case, destination = case_of(name), destinations.load(name)
+def push(
+    name: str, vendor: Vendor, http: Http, rows: list[Any] | None = None, case: Any = None
+) -> list[RowResult]:
+    case, destination = case or cases_of(name)[0], destinations.load(name)
     target = sandbox_target(destination, Sandbox(vendor.url, "127.0.0.1:1"))
     target = aim(target, object_name=case.OBJECT, key=case.KEY)
     return destination.push(case.ROWS if rows is None else rows, target, http)
@@ -45,7 +58,10 @@ def push(name: str, vendor: Vendor, http: Http, rows: list[Any] | None = None) -
 @pytest.mark.parametrize("name", ALL)
 def test_declares_its_limits(name: str) -> None:
     destination = destinations.load(name)
-    assert destination.modes <= {"upsert", "update_only", "message"}
+    assert destination.modes <= {"upsert", "update_only", "mirror", "message"}
+    for case in cases_of(name):
+        assert destination.takes(case.OBJECT)
+        assert destination.of(case.OBJECT).modes <= destination.modes
     assert destination.batch_size >= 1 and destination.rate > 0
     assert set(destination.credentials) <= set(destination.settings.model_fields)
     assert set(destination.sandbox) <= set(destination.settings.model_fields)
@@ -53,48 +69,57 @@ def test_declares_its_limits(name: str) -> None:
     assert prefix == f"SIGNALBOX_{name.upper()}_"
 
 
+def earlier(case: Any) -> list[Reply]:
+    """Answers to the requests that come before the one that counts."""
+    return [Reply(body=answer) for *_, answer in getattr(case, "EARLIER", ())]
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_empty_batch_makes_no_request(name: str, vendor: Vendor, http: Http) -> None:
-    assert push(name, vendor, http, []) == []
+    for case in cases_of(name):
+        assert push(name, vendor, http, [], case) == []
     assert vendor.requests == []
 
 
-@pytest.mark.parametrize("name", HTTP)
-def test_golden_request(name: str, vendor: Vendor, http: Http) -> None:
-    case = case_of(name)
-    vendor.play(Reply(body=case.SUCCESS))
-    results = push(name, vendor, http)
+@pytest.mark.parametrize(("name", "case"), HTTP)
+def test_golden_request(name: str, case: Any, vendor: Vendor, http: Http) -> None:
+    vendor.play(*earlier(case), Reply(body=case.SUCCESS))
+    results = push(name, vendor, http, case=case)
     assert [result.outcome for result in results] == ["delivered"] * len(case.ROWS)
-    (request,) = vendor.requests
-    assert request.path == case.PATH
+    *before, request = vendor.requests
+    assert [(each.method, each.path, each.json) for each in before] == [
+        expected[:3] for expected in getattr(case, "EARLIER", ())
+    ]
+    assert (request.method, request.path) == (getattr(case, "METHOD", "POST"), case.PATH)
     assert request.json == case.GOLDEN
     assert case.HEADERS.items() <= request.headers.items()
 
 
-@pytest.mark.parametrize("name", HTTP)
+@pytest.mark.parametrize(("name", "case"), HTTP)
 def test_too_many_requests_is_retryable_with_its_wait(
-    name: str, vendor: Vendor, http: Http
+    name: str, case: Any, vendor: Vendor, http: Http
 ) -> None:
-    vendor.play(Reply(429, {"message": "slow down"}, {"Retry-After": "7"}))
+    vendor.play(*earlier(case), Reply(429, {"message": "slow down"}, {"Retry-After": "7"}))
     with pytest.raises(Retryable) as caught:
-        push(name, vendor, http)
+        push(name, vendor, http, case=case)
     assert caught.value.retry_after == 7.0
     assert not isinstance(caught.value, Unanswered)
 
 
-@pytest.mark.parametrize("name", HTTP)
-def test_an_unanswered_request_may_have_worked(name: str, vendor: Vendor, http: Http) -> None:
-    vendor.play(Reply(drop=True))
+@pytest.mark.parametrize(("name", "case"), HTTP)
+def test_an_unanswered_request_may_have_worked(
+    name: str, case: Any, vendor: Vendor, http: Http
+) -> None:
+    vendor.play(*earlier(case), Reply(drop=True))
     with pytest.raises(Unanswered):
-        push(name, vendor, http)
+        push(name, vendor, http, case=case)
 
 
-@pytest.mark.parametrize("name", HTTP)
-def test_mixed_success_stays_mixed(name: str, vendor: Vendor, http: Http) -> None:
-    case = case_of(name)
-    vendor.play(Reply(case.MIXED_STATUS, case.MIXED))
+@pytest.mark.parametrize(("name", "case"), HTTP)
+def test_mixed_success_stays_mixed(name: str, case: Any, vendor: Vendor, http: Http) -> None:
+    vendor.play(*earlier(case), Reply(case.MIXED_STATUS, case.MIXED))
     try:
-        results = push(name, vendor, http)
+        results = push(name, vendor, http, case=case)
     except Rejected as error:
         results = [RowResult.rejected(str(error))]
     assert len(results) == len(case.ROWS)
@@ -103,12 +128,25 @@ def test_mixed_success_stays_mixed(name: str, vendor: Vendor, http: Http) -> Non
     assert last.outcome == "rejected" and last.reason
 
 
-@pytest.mark.parametrize("name", HTTP)
+@pytest.mark.parametrize("name", CHECKED)
+def test_check_is_one_harmless_request(name: str, vendor: Vendor, http: Http) -> None:
+    method, path, answer, whose = case_of(name).CHECK
+    destination = destinations.load(name)
+    target = sandbox_target(destination, Sandbox(vendor.url, "127.0.0.1:1"))
+    vendor.play(Reply(body=answer), Reply(401, {"message": "who are you"}))
+    assert destination.check(target, http) == whose
+    (request,) = vendor.requests
+    assert (request.method, request.path) == (method, path)
+    with pytest.raises(Fatal):
+        destination.check(target, http)
+
+
+@pytest.mark.parametrize(("name", "case"), HTTP)
 def test_refused_credentials_need_a_person_and_name_no_secret(
-    name: str, vendor: Vendor, http: Http
+    name: str, case: Any, vendor: Vendor, http: Http
 ) -> None:
     vendor.play(Reply(401, {"error": "bad token"}))
-    case, destination = case_of(name), destinations.load(name)
+    destination = destinations.load(name)
     target = sandbox_target(destination, Sandbox(vendor.url, "127.0.0.1:1"))
     secret = "whsec_czNjcjN0LXZhbHVl"
     fields = type(target.settings).model_fields
@@ -116,7 +154,7 @@ def test_refused_credentials_need_a_person_and_name_no_secret(
         f: SecretStr(secret) for f in fields if isinstance(getattr(target.settings, f), SecretStr)
     }
     target = replace(target, settings=target.settings.model_copy(update=held), object=case.OBJECT)
-    assert destinations.secrets(target) == [secret]
+    assert set(destinations.secrets(target)) == {secret}
     with pytest.raises(Fatal) as caught:
         destination.push(case.ROWS, target, http)
     assert secret not in str(caught.value)
@@ -220,7 +258,7 @@ def test_half_of_the_credentials_is_an_error(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_an_unknown_destination_lists_the_known() -> None:
-    with pytest.raises(Fatal, match="hubspot, slack, smtp_email, webhook"):
+    with pytest.raises(Fatal, match=", ".join(ALL)):
         destinations.load("salesfroce")
 
 

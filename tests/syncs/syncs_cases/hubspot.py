@@ -37,3 +37,4 @@ MIXED = {
         }
     ],
 }
+CHECK = ("GET", "/hubspot/account-info/v3/details", {"portalId": 62515}, "account 62515")

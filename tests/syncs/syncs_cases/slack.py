@@ -10,3 +10,9 @@ GOLDEN = {"channel": "#care", "text": "Churn risk rose: Ann", "unfurl_links": Fa
 SUCCESS = {"ok": True, "ts": "1.2"}
 MIXED_STATUS = 200
 MIXED = {"ok": False, "error": "channel_not_found"}
+CHECK = (
+    "POST",
+    "/slack/api/auth.test",
+    {"ok": True, "user": "signalbox", "team": "Shop"},
+    "signalbox in Shop",
+)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestration import postgres
-from orchestration.settings import ENV_FILE, Policy, Settings
+from orchestration.settings import DBT_PROJECT, ENV_FILE, ROOT, Policy, Settings
 
 if TYPE_CHECKING:
     from ingestion.destination import Lake
@@ -28,6 +28,8 @@ def serve_collector(settings: Settings) -> None:
         host=settings.host,
         port=settings.collector_port,
         trusted_proxies=settings.trusted_proxies,
+        workers=settings.collector_workers,
+        reserve_bytes=settings.disk_reserve_mb * 2**20,
     )
 
 
@@ -122,6 +124,45 @@ def import_file(
     )
 
 
+def trim_log(settings: Settings) -> dict[str, int]:
+    """Delete old segments of the event log that are loaded; returns what went and what is kept."""
+    from dataclasses import asdict
+
+    from ingestion.retention import retain
+
+    return asdict(
+        retain(
+            settings.log_dir,
+            max_seconds=settings.log_retention_days * 86_400,
+            max_bytes=settings.log_retention_gb * 1e9,
+        )
+    )
+
+
+def log_facts(settings: Settings) -> dict[str, Any] | None:
+    """How the event log is, as `ingestion.log_facts.LogFacts`; None if there is none yet."""
+    from dataclasses import asdict
+
+    from ingestion.log_facts import facts
+
+    return asdict(facts(settings.log_dir)) if settings.log_dir.exists() else None
+
+
+def check_log(settings: Settings) -> tuple[str, str]:
+    """Whether the event log is whole at its end and takes events, and in words how it is."""
+    from ingestion.log_facts import facts, verify_tail
+
+    if not settings.log_dir.exists():
+        return "ok", "none yet"
+    found = facts(settings.log_dir)
+    words = f"{verify_tail(settings.log_dir)}; {found.bytes / 1e6:,.0f} MB"
+    if found.recovered_bytes:
+        words += f"; {found.recovered_bytes} bytes of a torn tail were cut at the last start"
+    if found.writer not in ("ok", "none"):
+        return "wrong", found.writer
+    return ("note" if found.recovered_bytes else "ok"), words
+
+
 def contract_problems() -> list[dict[str, str]]:
     """What is wrong with the contract files, as `{file, problem}`."""
     from ingestion.contract_check import lint
@@ -137,6 +178,18 @@ def check_contracts() -> str | tuple[str, str]:
     if problems:
         return "wrong", f"{len(problems)} problems; see signalbox contracts check"
     return f"{len(list(CONTRACTS.glob('*.json')))} contracts are valid and documented"
+
+
+def contract_documents() -> dict[Path, str]:
+    """The documents that are made from the contracts, and what they should say."""
+    from ingestion.contract import Contracts
+    from ingestion.contract_docs import dbt_docs, markdown
+
+    contracts = Contracts.load()
+    return {
+        ROOT / "docs" / "events.md": markdown(contracts),
+        DBT_PROJECT / "models" / "contracts.md": dbt_docs(contracts),
+    }
 
 
 def _lake(settings: Settings) -> Lake:

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from orchestration.cli import contracts, demo, look, pipeline, run
+from orchestration.cli import contracts, demo, look, pipeline, quarantine, run, tail
 from orchestration.cli.console import complain
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app.command("up")(run.up)
 app.command("collect")(run.collect)
 app.command("sandbox")(run.sandbox)
 app.command("warm", hidden=True)(run.warm)
+app.command("tail")(tail.tail)
 app.command("import")(pipeline.import_file)
 app.command("load")(pipeline.load)
 app.command("build")(pipeline.build)
@@ -31,7 +32,7 @@ app.command("sql")(look.sql)
 app.command("status")(look.status)
 app.command("doctor")(look.doctor)
 app.add_typer(contracts.app, name="contracts")
-app.add_typer(contracts.quarantine_app, name="quarantine")
+app.add_typer(quarantine.app, name="quarantine")
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from datetime import date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any
 
@@ -22,7 +22,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 USER_ERRORS = {
     "SettingsError", "PostgresUnavailable", "WriterBusy", "DbtFailed", "StartFailed",
     "LogError", "ContractError", "EnvelopeError", "ImportFailed", "LoadError", "SourceError",
-    "SyncError", "LedgerError", "SandboxError", "CollectorError", "UserError",
+    "SyncError", "LedgerError", "SandboxError", "CollectorError", "UserError", "InferError",
+    "QuarantineError",
 }  # fmt: skip
 
 
@@ -40,9 +41,26 @@ def complain(error: BaseException) -> bool:
     return True
 
 
-def print_json(value: Any) -> None:
-    """One JSON document on standard output."""
-    typer.echo(json.dumps(_finite(value), default=_plain, indent=2, ensure_ascii=False))
+def print_json(value: Any, *, indent: int | None = 2) -> None:
+    """One JSON document on standard output; without `indent` on one line."""
+    typer.echo(json.dumps(_finite(value), default=_plain, indent=indent, ensure_ascii=False))
+
+
+def ago(text: str) -> datetime:
+    """A point in time from `10m`, `2h`, `3d`, or from ISO 8601 (UTC where it names no zone).
+
+    Raises:
+        UserError: it is neither.
+    """
+    units = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+    amount, unit = text.strip()[:-1], text.strip()[-1:]
+    try:
+        if unit in units and amount.isdecimal():
+            return datetime.now(UTC) - timedelta(**{units[unit]: int(amount)})
+        moment = datetime.fromisoformat(text.strip())
+    except (ValueError, OverflowError):
+        raise UserError(f"{text} is not a time; write 10m, 2h, 3d or 2026-01-31T08:00.") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def table(title: str, *columns: str, right: tuple[str, ...] = ()) -> Table:

@@ -14,6 +14,7 @@ from dagster import (
 )
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
+from orchestration import ingest as ingest_room
 from orchestration import lake
 from orchestration.assets import ingest, models
 from orchestration.settings import load_settings
@@ -87,7 +88,13 @@ def maintain_lake(context: OpExecutionContext) -> None:
     context.add_output_metadata(report)
 
 
+@op(description="Deletes the event log's old segments, if the warehouse holds them.")
+def trim_log(context: OpExecutionContext) -> None:
+    context.add_output_metadata(ingest_room.trim_log(load_settings()))
+
+
 @job(name=MAINTENANCE, executor_def=in_process_executor)
 def maintenance() -> None:
-    """Keeps the lake fast: its small files grow with every micro-batch."""
+    """Keeps the lake fast, whose small files grow with every micro-batch, and the log small."""
+    trim_log()
     maintain_lake()

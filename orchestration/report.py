@@ -30,12 +30,12 @@ STAGES = {
 
 def status(settings: Settings) -> dict[str, Any]:
     """Counts per stage, backlog, freshness, deliveries by state, and the present writer."""
-    from ingestion.log import LogReader
     from ingestion.sources import refreshed
 
     postgres.start(settings)
     warehouse.ensure(settings)
-    accepted = LogReader(settings.log_dir).end() if settings.log_dir.exists() else 0
+    log = ingest.log_facts(settings)
+    accepted = log["end"] if log else 0
     position = ingest.loader(settings).position()
     with lake.connect(settings) as connection:
         tables = {
@@ -48,6 +48,7 @@ def status(settings: Settings) -> dict[str, Any]:
         "home": str(settings.home),
         "accepted": accepted,
         "waiting_to_load": accepted - position,
+        "log": log,
         "stages": stages,
         "newest_event_received_at": newest,
         "last_build_at": built,
@@ -103,6 +104,17 @@ def print_status(state: dict[str, Any], console: Console) -> None:
         + "."
     )
     up = [name for name, serving in state["serving"].items() if serving]
+    if log := state["log"]:
+        console.print(
+            f"The event log keeps {log['end'] - log['first']:,} records in {log['segments']} "
+            f"segments, {log['bytes'] / 1e6:,.0f} MB; {log['free_bytes'] / 1e9:,.0f} GB are free."
+        )
+        if log["writer"] not in ("ok", "none"):
+            console.print(f"[red]It takes nothing: {log['writer']}[/]")
+        if log["recovered_bytes"]:
+            console.print(
+                f"{log['recovered_bytes']} bytes of a torn tail were cut at the collector's start."
+            )
     console.print(f"Serving: {', '.join(up) or 'nothing; signalbox up starts everything'}.")
 
 
@@ -124,6 +136,7 @@ def doctor(settings: Settings) -> list[dict[str, str]]:
     check("lake", lambda: _lake(settings))
     check("dbt project", lambda: f"{len(dbt.manifest(settings)['nodes'])} nodes parse")
     check("contracts", lambda: ingest.check_contracts())
+    check("event log", lambda: ingest.check_log(settings))
     check("write keys", lambda: _write_keys(settings))
     for name, port in (
         ("collector", settings.collector_port),

@@ -66,9 +66,22 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address every server listens on.")
     collector_port: int = 8080
+    collector_workers: int = Field(
+        1, ge=1, le=64, description="Processes that take requests; one more writes the log."
+    )
     dagster_port: int = 3000
     sandbox_port: int = 8090
     sandbox_smtp_port: int = 8025
+
+    disk_reserve_mb: int = Field(
+        500, ge=0, description="With less free on the log's disk the collector takes nothing."
+    )
+    log_retention_days: float = Field(
+        7, ge=0, description="Segments of the log that are older, and loaded, are deleted."
+    )
+    log_retention_gb: float = Field(
+        10, gt=0, description="The oldest loaded segments go while the log is larger than this."
+    )
 
     cart_abandoned_minutes: float = Field(
         30, gt=0, description="Minutes without purchase after which a cart counts as abandoned."

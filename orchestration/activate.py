@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from syncs.destinations import Sandbox
     from syncs.facts import LakeFacts
+    from syncs.ledger import Ledger
     from syncs.push import Pusher
     from syncs.report import SyncReport
     from syncs.spec import SyncSpec
@@ -96,6 +97,19 @@ def held_out(settings: Settings) -> set[str]:
             "select id_value, customer_id from identity_map where id_kind = 'user'"
         ).fetchall()
     return {user for user, customer in users if any(held.holds(customer) for held in holdouts)}
+
+
+def ledger(settings: Settings) -> Ledger:
+    """The delivery ledger of this home."""
+    warehouse.ensure(settings)
+    return _pusher(settings).ledger
+
+
+def trim_ledger(settings: Settings) -> dict[str, int]:
+    """Apply SIGNALBOX_LEDGER_RETENTION_DAYS; returns payloads, attempts and runs forgotten."""
+    from syncs.operations import trim
+
+    return trim(ledger(settings), settings.ledger_retention_days)
 
 
 def one_line(reports: Sequence[SyncReport]) -> str:

@@ -32,7 +32,7 @@ def fallen_due(settings: Settings) -> datetime | None:
 
 
 def deliveries(settings: Settings) -> int:
-    """How many actions of the ledger may be sent now."""
+    """How many actions of the ledger may be sent now; those of paused syncs may not."""
     import psycopg2
 
     connection = psycopg2.connect(postgres.start(settings).ledger)
@@ -40,7 +40,8 @@ def deliveries(settings: Settings) -> int:
         with connection.cursor() as cursor:
             cursor.execute(
                 "select count(*) from actions where state in ('planned', 'retrying') "
-                "and coalesce(next_attempt_at, now()) <= now()"
+                "and coalesce(next_attempt_at, now()) <= now() "
+                "and sync not in (select sync from paused_syncs)"
             )
             row = cursor.fetchone()
             return int(row[0]) if row else 0

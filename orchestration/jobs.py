@@ -14,6 +14,7 @@ from dagster import (
 )
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
+from orchestration import activate, lake
 from orchestration import ingest as ingest_room
 from orchestration import lake
 from orchestration.assets import ingest, models
@@ -92,9 +93,15 @@ def maintain_lake(context: OpExecutionContext) -> None:
 def trim_log(context: OpExecutionContext) -> None:
     context.add_output_metadata(ingest_room.trim_log(load_settings()))
 
+@op(description="Forgets what was in actions that are long finished; their keys stay for good.")
+def trim_ledger(context: OpExecutionContext) -> None:
+    context.add_output_metadata(activate.trim_ledger(load_settings()))
+
+
 
 @job(name=MAINTENANCE, executor_def=in_process_executor)
 def maintenance() -> None:
     """Keeps the lake fast, whose small files grow with every micro-batch, and the log small."""
+    trim_ledger()
     trim_log()
     maintain_lake()

@@ -83,6 +83,10 @@ class Settings(BaseSettings):
         10, gt=0, description="The oldest loaded segments go while the log is larger than this."
     )
 
+    ledger_retention_days: float = Field(
+        90, gt=0, description="Content of finished actions, and attempts, are kept as long."
+    )
+
     cart_abandoned_minutes: float = Field(
         30, gt=0, description="Minutes without purchase after which a cart counts as abandoned."
     )

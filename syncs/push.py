@@ -56,6 +56,11 @@ class Pusher:
         self._lanes: dict[str, Lane] = {}
         self._mutex = threading.Lock()
 
+    @property
+    def ledger(self) -> Ledger:
+        """Where it is written what was sent."""
+        return self._ledger
+
     def run(
         self,
         spec: SyncSpec,

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from orchestration.cli import contracts, demo, look, pipeline, quarantine, run, tail
+from orchestration.cli import contracts, demo, look, pipeline, quarantine, run, sync, tail
 from orchestration.cli.console import complain
 
 app = typer.Typer(
@@ -27,10 +27,10 @@ app.command("tail")(tail.tail)
 app.command("import")(pipeline.import_file)
 app.command("load")(pipeline.load)
 app.command("build")(pipeline.build)
-app.command("sync")(pipeline.sync)
 app.command("sql")(look.sql)
 app.command("status")(look.status)
 app.command("doctor")(look.doctor)
+app.add_typer(sync.app, name="sync")
 app.add_typer(contracts.app, name="contracts")
 app.add_typer(quarantine.app, name="quarantine")
 

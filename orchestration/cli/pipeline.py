@@ -1,8 +1,7 @@
-"""Commands that do one step and end: import, load, build, sync."""
+"""Commands that do one step and end: import, load, build."""
 
 from __future__ import annotations
 
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +12,7 @@ from orchestration.cli.console import Json, UserError, console, print_json
 from orchestration.settings import load_settings
 
 if TYPE_CHECKING:
-    from rich.progress import TaskID
+    pass
 
 
 def import_file(
@@ -161,43 +160,3 @@ def _moment(text: str) -> datetime:
             f"--as-of {text} is not a time; write 2011-12-10 or 2011-12-10T08:00:00."
         ) from None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def sync(
-    name: Annotated[str | None, typer.Argument(help="One sync; all if unset.")] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show exactly what would be sent; send nothing.")
-    ] = False,
-    approve: Annotated[
-        bool, typer.Option(help="Send although far more rows changed than usual.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Send what has changed to the destinations, and what is new to people.
-
-    Example: [bold]signalbox sync hubspot__customer_health --dry-run[/]
-    """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    from orchestration import activate
-    from syncs.report import render_report
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=console, transient=True, disable=as_json) as progress:
-        tasks: dict[str, TaskID] = {}
-
-        def show(sync_name: str, done: int, due: int) -> None:
-            if sync_name not in tasks:
-                tasks[sync_name] = progress.add_task(sync_name, total=due)
-            progress.update(tasks[sync_name], completed=done, total=due)
-
-        reports = activate.run_syncs(
-            load_settings(), name, dry_run=dry_run, approve=approve, progress=show
-        )
-    if as_json:
-        print_json([report.to_dict() for report in reports])
-    else:
-        for report in reports:
-            console.print(render_report(report))
-    if not all(report.ok for report in reports):
-        sys.exit(1)

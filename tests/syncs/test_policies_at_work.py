@@ -92,6 +92,50 @@ def test_two_processes_never_exceed_a_cap_together(
     assert states == {"delivered": 25, "suppressed": 25}
 
 
+def test_no_process_looks_back_while_another_decides(
+    ledger: Ledger, vendor: Vendor, lake: Lake
+) -> None:
+    """The second is told the history only when the first has committed, and then sees it."""
+    pusher, specs = mailer(ledger, vendor), []
+    for name in ("one", "two"):
+        messages(lake, name, ["ann"])
+        specs.append(
+            webhook_spec(
+                name=f"webhook__{name}",
+                relation=name,
+                policies=Policies(channel="email", consent="unreadable"),
+            )
+        )
+        assert pusher.run(specs[-1], lake).status == "paused", "planned, nothing sent"
+    deciding, told = threading.Event(), threading.Event()
+    seen: list[int] = []
+    since = datetime.now(UTC) - DAY
+
+    def first(due: Any, look_back: Any) -> dict[str, Any]:
+        seen.append(len(look_back(since).messages))
+        deciding.set()
+        assert not told.wait(0.5), "both were told that there is room"
+        return {}
+
+    def second(due: Any, look_back: Any) -> dict[str, Any]:
+        seen.append(len(look_back(since).messages))
+        told.set()
+        return {}
+
+    def claim(spec: Any, judge: Any) -> None:
+        with ledger.worker(spec.name) as worker:
+            worker.claim(spec, 1, judge)
+
+    threads = [threading.Thread(target=claim, args=(specs[0], first))]
+    threads[0].start()
+    assert deciding.wait(10)
+    threads.append(threading.Thread(target=claim, args=(specs[1], second)))
+    threads[1].start()
+    for thread in threads:
+        thread.join(10)
+    assert seen == [0, 1]
+
+
 def test_a_syncs_own_cap_and_what_counts_for_it(ledger: Ledger, vendor: Vendor, lake: Lake) -> None:
     pusher, spec = mailer(ledger, vendor), webhook_spec(policies=Policies(cap=DAILY))
     alerts(lake, ["a"])

@@ -6,6 +6,7 @@ load, which is two thirds of the time of a small one. Here all steps share one a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -27,6 +28,9 @@ _IMPORTED_LATE = (
     "dlt.destinations.impl.ducklake.ducklake",
 )
 DATASET = "raw"
+
+
+InCommit = Callable[["DuckDBPyConnection"], None]
 
 
 class LoadError(Exception):
@@ -88,8 +92,14 @@ def warm_up() -> None:
     _configure()
 
 
-def open_pipeline(lake: Lake, name: str, connection: DuckDBPyConnection) -> Pipeline:
+def open_pipeline(
+    lake: Lake, name: str, connection: DuckDBPyConnection, in_commit: InCommit | None = None
+) -> Pipeline:
     """A dlt pipeline of that name whose every step runs on cursors of `connection`.
+
+    dlt commits each table for itself and then a mark that the load is complete. With `in_commit`
+    all of that is one commit, in which `in_commit` may write too: it is called at its end. That is
+    for tables that are only appended to.
 
     Packages that an earlier process left half loaded are dropped: whoever loads reads again from
     its source, from the position that the warehouse holds, so they are worth nothing. Finishing
@@ -102,7 +112,7 @@ def open_pipeline(lake: Lake, name: str, connection: DuckDBPyConnection) -> Pipe
         return dlt.pipeline(
             name,
             pipelines_dir=str(lake.pipelines_dir),
-            destination=_destination(lake, name, connection),
+            destination=_destination(lake, name, connection, in_commit),
             dataset_name=DATASET,
         )
 
@@ -121,7 +131,11 @@ def run(pipeline: Pipeline, resource: Any) -> None:
 
     Raises whatever dlt raises; `root_cause` finds what it was.
     """
-    pipeline.run(resource, loader_file_format="parquet")
+    transaction: _Package = pipeline.destination.package
+    try:
+        pipeline.run(resource, loader_file_format="parquet")
+    finally:
+        transaction.roll_back()  # unless it was committed
     # dlt keeps an archive of packages for ever; `raw._dlt_loads` is our history of loads.
     for package in Path(pipeline.working_dir).glob("load/loaded/*"):
         _wipe(package)
@@ -168,24 +182,60 @@ def _configure() -> None:
         dlt.config[key] = value
 
 
-def _destination(lake: Lake, name: str, connection: DuckDBPyConnection) -> Destination[Any, Any]:
+class _Package:
+    """The transaction of the package that is being loaded, if it is to be one commit."""
+
+    def __init__(self, connection: DuckDBPyConnection, in_commit: InCommit | None) -> None:
+        self._connection = connection
+        self._in_commit = in_commit
+        self.cursor: DuckDBPyConnection | None = None
+
+    def open_cursor(self) -> DuckDBPyConnection:
+        """A connection for one step of dlt: that of the transaction, once it has begun."""
+        if self.cursor is not None:
+            return self.cursor
+        cursor = self._connection.cursor()
+        cursor.execute(f"use {CATALOG}")
+        return cursor
+
+    def begin(self) -> None:
+        if self._in_commit is not None and self.cursor is None:
+            self.cursor = self.open_cursor()
+            self.cursor.execute("begin")
+
+    def commit(self) -> None:
+        if self._in_commit is not None and self.cursor is not None:
+            self._in_commit(self.cursor)
+            self.cursor.execute("commit")
+            self.cursor = None  # the step that has it open will close it
+
+    def roll_back(self) -> None:
+        if self.cursor is not None:
+            self.cursor.close()  # which rolls back what is open
+            self.cursor = None
+
+
+def _destination(
+    lake: Lake, name: str, connection: DuckDBPyConnection, in_commit: InCommit | None
+) -> Destination[Any, Any]:
     from dlt.destinations import ducklake
     from dlt.destinations.impl.ducklake.configuration import DuckLakeCredentials
     from dlt.destinations.impl.ducklake.ducklake import DuckLakeClient
     from dlt.destinations.impl.ducklake.sql_client import DuckLakeSqlClient
 
+    package = _Package(connection, in_commit)
+
     class WarmSqlClient(DuckLakeSqlClient):  # type: ignore[misc]
         _conn: DuckDBPyConnection | None
 
         def open_connection(self) -> DuckDBPyConnection:
-            self._conn = connection.cursor()
-            self._conn.execute(f"use {CATALOG}")
+            self._conn = package.open_cursor()
             return self._conn
 
         def close_connection(self) -> None:
-            if self._conn:
+            if self._conn and self._conn is not package.cursor:
                 self._conn.close()  # rolls back what is open; the lake stays attached
-                self._conn = None
+            self._conn = None
 
     class WarmClient(DuckLakeClient):  # type: ignore[misc]
         def __init__(self, schema: Any, config: Any, capabilities: Any) -> None:
@@ -195,10 +245,22 @@ def _destination(lake: Lake, name: str, connection: DuckDBPyConnection) -> Desti
                 cold.dataset_name, cold.staging_dataset_name, cold.credentials, capabilities
             )
 
+        def create_load_job(self, *args: Any, **kwargs: Any) -> Any:
+            package.begin()
+            return super().create_load_job(*args, **kwargs)
+
+        def complete_load(self, load_id: str) -> None:
+            super().complete_load(load_id)
+            package.commit()
+
     class WarmDuckLake(ducklake):  # type: ignore[misc]
         @property
         def client_class(self) -> type:
             return WarmClient
+
+        @property
+        def package(self) -> _Package:
+            return package
 
     return WarmDuckLake(
         credentials=DuckLakeCredentials(

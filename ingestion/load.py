@@ -1,23 +1,19 @@
 """Loads the event log into `raw.events` and `raw.quarantine` with dlt.
 
-Where the log has been read to is decided by the warehouse alone: it is the highest `log_seq` of
-the last load that dlt marked as complete in `raw._dlt_loads`. dlt writes that mark after the
-rows of both tables are committed, so a crash at any point means that the next run reads the
-unmarked records again. They then stand twice in raw under the same `log_seq`, which staging
-removes; none is lost. The plain maximum over both tables would not do: they are two commits, and
-after a crash between them the later rows of one would hide the missing rows of the other. A file
-with the position beside the log would not do either: it could be ahead of the warehouse.
+Where the log has been read to stands in the warehouse alone, in `raw._log_position`, and is
+written in the same commit as the rows. A crash at any point leaves both as they were or both as
+they should be, and the next run goes on from there. A file with the position beside the log could
+be ahead of the warehouse; the highest `log_seq` of the tables would fall back when a person's
+rows are erased.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import msgspec
 
 from ingestion import raw_tables
 from ingestion.destination import (
@@ -33,6 +29,7 @@ from ingestion.destination import (
 )
 from ingestion.loaded import publish_loaded
 from ingestion.log import LogReader
+from ingestion.record_tables import split
 
 if TYPE_CHECKING:
     from dlt.pipeline.pipeline import Pipeline
@@ -42,29 +39,7 @@ PIPELINE = "events"
 BATCH_RECORDS = 500_000  # of one load, that is of one commit to each table
 CHUNK_RECORDS = 20_000  # held in memory at a time, at most 32 KB each by the collector's limits
 
-# Row ids grow with every insert and survive compaction; load ids come from the clock, which may
-# be set back.
-_LAST_LOAD = """
-select load_id from raw._dlt_loads where schema_name = $1 and status = 0 order by rowid desc limit 1
-"""
-# DuckLake prunes every file but that load's by its statistics, so this does not grow with raw.
-_HIGHEST_OF_LOAD = """
-select max(log_seq) from (
-    select log_seq from raw.events where _dlt_load_id = $1
-    union all
-    select log_seq from raw.quarantine where _dlt_load_id = $1
-)
-"""
-_HIGHEST_OF_ALL = """
-select max(log_seq) from (
-    select log_seq, _dlt_load_id from raw.events
-    union all
-    select log_seq, _dlt_load_id from raw.quarantine
-)
-where _dlt_load_id in (
-    select load_id from raw._dlt_loads where schema_name = $1 and status = 0
-)
-"""
+_POSITION = f"{DATASET}._log_position"
 
 
 @dataclass(frozen=True)
@@ -93,6 +68,7 @@ class Loader:
         self._log = LogReader(log_dir)
         self._connection: DuckDBPyConnection | None = None
         self._pipeline: Pipeline | None = None
+        self._batch = _Batch(self._log, 0, 0)
 
     def ensure_tables(self) -> None:
         """Create the raw tables where they are missing, empty and with all columns.
@@ -115,6 +91,8 @@ class Loader:
                 for table in sorted(raw_tables.tables())
                 for statement in _additions(cursor, table, found.get(table))
             ]
+            if "_log_position" not in found:
+                changes.append(f"create table {_POSITION} (next_seq bigint)")
             if not changes:
                 return
             cursor.execute("begin")
@@ -133,15 +111,10 @@ class Loader:
 
         with self._cursor() as cursor:
             try:
-                last = cursor.execute(_LAST_LOAD, [PIPELINE]).fetchone()
+                row = cursor.execute(f"select max(next_seq) from {_POSITION}").fetchone()
             except duckdb.CatalogException:
                 return 0  # nothing was ever loaded
-            if last is None:
-                return 0
-            highest = cursor.execute(_HIGHEST_OF_LOAD, [last[0]]).fetchone()
-            if highest == (None,):  # its rows were erased since
-                highest = cursor.execute(_HIGHEST_OF_ALL, [PIPELINE]).fetchone()
-        return 0 if highest is None or highest[0] is None else int(highest[0]) + 1
+        return row[0] or 0 if row else 0
 
     def load(self, max_records: int | None = None) -> LoadResult:
         """Load what the log holds at this moment, in batches, each committed for itself.
@@ -154,6 +127,8 @@ class Loader:
                 loaded before. What was committed stays; calling again continues after it.
         """
         started = time.monotonic()
+        if self._pipeline is None:
+            self.ensure_tables()
         first = self.position()
         end = self._log.end()
         if first > end:
@@ -202,12 +177,20 @@ class Loader:
         cursor.execute(f"use {CATALOG}")
         return cursor
 
+    def _keep_position(self, cursor: DuckDBPyConnection) -> None:
+        # Replaced whole: the lake then drops the old file instead of collecting one per load.
+        cursor.execute(f"delete from {_POSITION}")
+        cursor.execute(f"insert into {_POSITION} values (?)", [self._batch.next_seq])
+
     def _run(self, batch: _Batch) -> None:
         import dlt
 
+        self._batch = batch
         try:
             if self._pipeline is None:
-                self._pipeline = open_pipeline(self._lake, PIPELINE, self._connect())
+                self._pipeline = open_pipeline(
+                    self._lake, PIPELINE, self._connect(), self._keep_position
+                )
             else:
                 self._pipeline = drop_pending(self._pipeline)
             resource = dlt.resource(batch.tables(), name="log", write_disposition="append")
@@ -241,7 +224,7 @@ class _Batch:
 
         while self.next_seq < self._stop:
             records = self._log.read(self.next_seq, min(CHUNK_RECORDS, self._stop - self.next_seq))
-            if not records:
+            if not records or records[0][0] != self.next_seq:
                 raise LoadError(
                     f"The log should hold the records {self.next_seq} to {self._stop - 1}, but "
                     "they cannot be read. Check the log directory and its disk."
@@ -253,41 +236,6 @@ class _Batch:
             for name, table in (("events", events), ("quarantine", quarantine)):
                 if table.num_rows:
                     yield dlt.mark.with_table_name(table, name)
-
-
-class _Record(msgspec.Struct):
-    # Read leniently, with defaults: a log may hold records of older versions of Signalbox.
-    kind: str
-    source: str = ""
-    message_id: str | None = None
-    message_id_generated: bool = False
-    type: str | None = None
-    event: str | None = None
-    event_version: int | None = None
-    user_id: str | None = None
-    anonymous_id: str | None = None
-    timestamp: str | None = None
-    original_timestamp: str | None = None
-    sent_at: str | None = None
-    received_at: str | None = None
-    reason: str | None = None
-    detail: str | None = None
-    payload: str = ""
-    rejected: bool = False
-    replayed_from: int | None = None
-    replayed_at: str | None = None
-    log_seq: int = -1
-
-    @property
-    def violation_reason(self) -> str | None:
-        return self.reason
-
-    @property
-    def violation_detail(self) -> str | None:
-        return self.detail
-
-
-_decode = msgspec.json.Decoder(_Record).decode
 
 
 def _additions(cursor: DuckDBPyConnection, table: str, columns: set[str] | None) -> Iterator[str]:
@@ -303,56 +251,3 @@ def _additions(cursor: DuckDBPyConnection, table: str, columns: set[str] | None)
     for name, kind in wanted.items():
         if name not in columns:
             yield f'alter table {DATASET}.{table} add column "{name}" {kind}'
-
-
-def split(records: Sequence[tuple[int, bytes]]) -> tuple[Any, Any]:
-    """Log records as two `pyarrow.Table`s: events and quarantine. Each record is in one of them."""
-    parsed: dict[str, list[_Record]] = {"event": [], "quarantine": []}
-    for log_seq, data in records:
-        try:
-            record = _decode(data)
-            parsed[record.kind]  # a kind of a newer version is as unreadable as broken JSON
-        except (msgspec.MsgspecError, UnicodeDecodeError, KeyError) as error:
-            record = _Record(
-                "quarantine",
-                reason="invalid_record",
-                detail=f"The log record cannot be read: {error}",
-                payload=data.decode("utf-8", "replace"),
-            )
-        record.log_seq = log_seq
-        parsed[record.kind].append(record)
-    return _table("events", parsed["event"]), _table("quarantine", parsed["quarantine"])
-
-
-def _table(name: str, records: list[_Record]) -> Any:
-    import pyarrow as pa
-
-    schema = raw_tables.schema(name)
-    columns = []
-    for field in schema:
-        values = [getattr(record, field.name) for record in records]
-        if pa.types.is_timestamp(field.type):
-            columns.append(_timestamps(values, field.type))
-        else:
-            columns.append(pa.array(values, field.type))
-    return pa.table(columns, schema=schema)
-
-
-def _timestamps(values: list[str | None], kind: Any) -> Any:
-    import pyarrow as pa
-
-    try:
-        return pa.array(values, pa.string()).cast(kind)
-    except pa.ArrowInvalid:
-        # One odd value must not stop the load for good; it stays in the payload.
-        return pa.array([_timestamp(value) for value in values], kind)
-
-
-def _timestamp(value: str | None) -> Any:
-    from datetime import UTC, datetime
-
-    try:
-        parsed = datetime.fromisoformat(value) if value else None
-    except ValueError:
-        return None
-    return parsed.astimezone(UTC) if parsed and parsed.tzinfo else parsed

@@ -16,7 +16,6 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 
 from orchestration import activate, lake
 from orchestration import ingest as ingest_room
-from orchestration import lake
 from orchestration.assets import ingest, models
 from orchestration.settings import load_settings
 
@@ -93,15 +92,15 @@ def maintain_lake(context: OpExecutionContext) -> None:
 def trim_log(context: OpExecutionContext) -> None:
     context.add_output_metadata(ingest_room.trim_log(load_settings()))
 
+
 @op(description="Forgets what was in actions that are long finished; their keys stay for good.")
 def trim_ledger(context: OpExecutionContext) -> None:
     context.add_output_metadata(activate.trim_ledger(load_settings()))
 
 
-
 @job(name=MAINTENANCE, executor_def=in_process_executor)
 def maintenance() -> None:
-    """Keeps the lake fast, whose small files grow with every micro-batch, and the log small."""
-    trim_ledger()
+    """Keeps the lake fast, whose small files grow with every micro-batch, log and ledger small."""
     trim_log()
+    trim_ledger()
     maintain_lake()

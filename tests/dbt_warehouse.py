@@ -39,7 +39,13 @@ create table ledger.actions (
     customer_id varchar, trigger_id varchar, payload_hash varchar, payload varchar, state varchar,
     reason varchar, status_code integer, attempts integer, created_at timestamptz,
     updated_at timestamptz, sent_at timestamptz, delivered_at timestamptz, expires_at timestamptz,
-    next_attempt_at timestamptz, event_at timestamptz, policy varchar
+    next_attempt_at timestamptz, event_at timestamptz, policy varchar, leave boolean,
+    sandbox boolean
+);
+create table ledger.attempts (
+    attempt_id bigint, action_key varchar, sync varchar, attempt integer, payload_hash varchar,
+    outcome varchar, reason varchar, status_code integer, latency_ms integer,
+    started_at timestamptz, finished_at timestamptz
 );
 """
 

@@ -63,6 +63,27 @@
     {{ json_string(column, path) }}
 {%- endmacro %}
 
+{# Part of a JSON document as JSON, to become part of another one. #}
+{% macro json_part(column, path) -%}
+    {{ return(adapter.dispatch('json_part')(column, path)) }}
+{%- endmacro %}
+
+{% macro duckdb__json_part(column, path) -%}
+    json_extract({{ column }}, '$.{{ path }}')
+{%- endmacro %}
+
+{% macro snowflake__json_part(column, path) -%}
+    get_path(parse_json({{ column }}), '{{ path }}')
+{%- endmacro %}
+
+{% macro bigquery__json_part(column, path) -%}
+    json_query(parse_json({{ column }}), '$.{{ path }}')
+{%- endmacro %}
+
+{% macro default__json_part(column, path) -%}
+    json_extract_path(cast({{ column }} as json), '{{ path.split('.') | join("', '") }}')
+{%- endmacro %}
+
 {% macro json_array_length_of(column) -%}
     {{ return(adapter.dispatch('json_array_length_of')(column)) }}
 {%- endmacro %}

@@ -77,7 +77,8 @@
                 {%- do changed.append(node.name) -%}
                 {%- do marks.update({node.name: {'log_seq': none, 'as_of_ts': none, 'built_at': as_of[1], 'fingerprint': fingerprint}}) -%}
             {%- endif -%}
-        {%- elif node.config.materialized == 'incremental' -%}
+        {#- What follows the ledger has no place in the log. -#}
+        {%- elif node.config.materialized == 'incremental' and 'after_sync' not in node.config.tags -%}
             {%- do changed.append(node.name) -%}
             {%- set above = [] -%}
             {%- do incremental_parents(node.unique_id, above, []) -%}

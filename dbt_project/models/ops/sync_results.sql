@@ -1,4 +1,10 @@
-{{ config(materialized='table', tags=['after_sync']) }}
+{{ config(
+    materialized='incremental',
+    incremental_strategy='delete+insert',
+    unique_key='action_key',
+    on_schema_change='append_new_columns',
+    tags=['after_sync'],
+) }}
 
 with
 
@@ -15,12 +21,18 @@ actions as (
         policy,
         status_code,
         attempts,
+        leave,
+        sandbox,
+        payload,
         event_at,
         created_at,
         updated_at,
         sent_at,
         delivered_at
     from {{ source('ledger', 'actions') }}
+    {% if is_incremental() %}
+        where updated_at > {{ moved_by(timestamp_literal(newest('updated_at') or '1970-01-01'), -10, 'minute') }}
+    {% endif %}
 )
 
 select
@@ -35,6 +47,9 @@ select
     policy,
     status_code,
     attempts,
+    leave as is_leave,
+    sandbox as is_sandbox,
+    {{ masked_payload('sync', 'payload') }} as payload,
     event_at,
     created_at,
     updated_at,

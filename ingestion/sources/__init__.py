@@ -26,6 +26,8 @@ from typing import Any, Literal, Protocol, TypeVar
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
+HOLD_SECONDS = 10.0
+
 Kind = Literal["refresh", "pull", "push"]
 ColumnType = Literal["text", "time", "bool", "integer", "number"]
 
@@ -60,6 +62,7 @@ class Delivery:
         time: when the broker took it.
         event: name for the event if nothing in the message says better.
         headers: attributes beside the body.
+        key: what the broker orders or partitions by.
         unreadable: why it cannot be parsed, where the source already knows.
         receipt: what the source needs to acknowledge it.
     """
@@ -69,6 +72,7 @@ class Delivery:
     time: datetime | None = None
     event: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    key: str | None = None
     unreadable: Unreadable | None = None
     receipt: Any = None
 
@@ -80,7 +84,7 @@ class Consumer(Protocol):
         """Up to `limit` messages, as soon as there is one, or none after `wait_seconds`."""
 
     def hold(self, receipts: Sequence[Any]) -> None:
-        """Keep these from being delivered to anybody else; called every few seconds."""
+        """Keep these from being delivered to anybody else; called every `HOLD_SECONDS`."""
 
     def acknowledge(self, receipts: Sequence[Any]) -> Sequence[Any]:
         """Tell the broker that these, the oldest held, are safe; returns those it did not take.

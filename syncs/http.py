@@ -23,7 +23,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnectionError
 
-from syncs.results import Answer, Fatal, Rejected, Retryable, Unanswered, mask
+from syncs.results import Answer, Fatal, Rejected, Retryable, SyncError, Unanswered, mask
 
 #: Seconds to connect, seconds between two bytes of an answer.
 TIMEOUTS = (5.0, 20.0)
@@ -93,7 +93,7 @@ class Http:
     def _session_for(self, host: str, public_only: bool) -> requests.Session:
         if public_only:
             return self._guarded
-        return self._direct if _is_loopback(host) else self._proxied
+        return self._direct if is_loopback(host) else self._proxied
 
 
 class _PrivateAddressError(OSError):
@@ -115,7 +115,8 @@ def _keep_headers(request: requests.PreparedRequest) -> requests.PreparedRequest
     return request
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether the host, a name or an address, is this machine's own."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -198,20 +199,25 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 
 def _answer(response: requests.Response, host: str) -> Answer:
-    code = response.status_code
+    code, body = response.status_code, _body(response)
     if 200 <= code < 300:
-        return Answer(code, _body(response))
-    words = f"{code} from {host}: {_words(response)}"
+        return Answer(code, body)
+    error = _refusal(code, f"{code} from {host}: {_words(response, body)}", _retry_after(response))
+    error.body = body
+    raise error
+
+
+def _refusal(code: int, words: str, retry_after: float | None) -> SyncError:
     if code in (408, 425, 429, 503):
-        raise Retryable(words, status_code=code, retry_after=_retry_after(response))
+        return Retryable(words, status_code=code, retry_after=retry_after)
     if code >= 500:
         # A server that broke while it worked, or a gateway that lost it: perhaps it was done.
-        raise Unanswered(words, status_code=code, retry_after=_retry_after(response))
+        return Unanswered(words, status_code=code, retry_after=retry_after)
     if code in (401, 402, 403):
-        raise Fatal(f"{words}; check the credentials and their permissions", status_code=code)
-    if code in (404, 405) or code < 400:
-        raise Fatal(f"{words}; check the destination's BASE_URL and the object", status_code=code)
-    raise Rejected(words, status_code=code)
+        return Fatal(f"{words}; check the credentials and their permissions", status_code=code)
+    if code in (404, 405, 410) or code < 400:
+        return Fatal(f"{words}; check the destination's BASE_URL and the object", status_code=code)
+    return Rejected(words, status_code=code)
 
 
 def _body(response: requests.Response) -> Any:
@@ -221,23 +227,36 @@ def _body(response: requests.Response) -> Any:
         return response.text[:1000]
 
 
-def _words(response: requests.Response) -> str:
+def _words(response: requests.Response, body: Any) -> str:
     """The destination's own words, as short and as plain as they can be had."""
-    body = _body(response)
-    if isinstance(body, dict):
-        for name in ("message", "error_description", "detail", "error", "title"):
-            if isinstance(body.get(name), str) and body[name]:
-                return mask(body[name])
+    if said := _said(body):
+        return mask(said)
     if isinstance(body, str) and body.strip() and "<html" not in body.lower():
         return mask(" ".join(body.split()))
     return response.reason or "no explanation"
 
 
+def _said(body: Any) -> str:
+    """The sentence in a JSON error, which many put into the first of a list of errors."""
+    if isinstance(body, list) and body:
+        return _said(body[0])
+    if not isinstance(body, dict):
+        return ""
+    for name in ("message", "error_description", "detail", "error", "msg", "reason", "title"):
+        if isinstance(body.get(name), str) and body[name]:
+            return str(body[name])
+    return _said(body.get("errors")) or _said(body.get("error"))
+
+
 def _retry_after(response: requests.Response) -> float | None:
-    """Retry-After in seconds, from a number or a date."""
+    """The wait asked for in seconds: Retry-After, a number or a date, or the moment at which a
+    rate limit starts anew (X-RateLimit-Reset, in seconds since 1970)."""
     value = response.headers.get("Retry-After", "").strip()
     if not value:
-        return None
+        reset = response.headers.get("X-RateLimit-Reset", "")
+        wait = int(reset) - time.time() if reset.isdecimal() else 0.0
+        # Elsewhere the header is a number of seconds, which is long past as a moment.
+        return min(wait, MAX_RETRY_AFTER) if response.status_code == 429 and wait > 0 else None
     try:
         seconds = float(value)
     except ValueError:

@@ -107,6 +107,7 @@ class Pusher:
                 destinations.resolve(destination, self._sandbox, env_file=self._env_file),
                 object_name=spec.object,
                 key=spec.key,
+                mode=spec.mode,
             )
             report.sandbox = target.sandbox
             source, read_back = destination.read_back.get(spec.object, (None, None))

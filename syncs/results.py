@@ -6,7 +6,7 @@ A destination imports nothing else of Signalbox.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
@@ -20,7 +20,13 @@ _NUMBER = re.compile(r"\+?\d[\d ()/-]{6,}\d")
 
 
 class SyncError(Exception):
-    """A sync cannot go on; the message says what to do."""
+    """A sync cannot go on; the message says what to do.
+
+    `body` is the destination's parsed answer, where there was one: its codes tell a destination
+    file what the status alone does not. It may hold anything, so it is never kept or shown.
+    """
+
+    body: Any = None
 
 
 class Retryable(SyncError):
@@ -120,12 +126,13 @@ SettingsT = TypeVar("SettingsT")
 
 @dataclass(frozen=True)
 class Target(Generic[SettingsT]):
-    """Where a destination sends: its settings, the object the sync names, and the key column."""
+    """Where a destination sends: its settings, and the object, key column and mode of the sync."""
 
     destination: str
     settings: SettingsT = field(repr=False)
     object: str = ""
     key: str = ""
+    mode: str = ""
     sandbox: bool = False
 
 
@@ -162,6 +169,50 @@ class HttpClient(Protocol):
     ) -> Answer: ...
 
     def get(self, url: str, *, headers: Mapping[str, str] | None = None) -> Answer: ...
+
+
+def nested(
+    fields: Mapping[str, Any], known: Collection[str] = (), rest: str = ""
+) -> dict[str, Any]:
+    """The fields as objects within objects: a dot in a column's name is a step down.
+
+    With `rest`, columns whose first step is none of `known` go below the object of that name.
+    Raises Fatal where one column is both a value and an object.
+    """
+    tree: dict[str, Any] = {}
+    for name, value in fields.items():
+        steps = name.split(".")
+        if rest and steps[0] not in known and steps[0] != rest:
+            steps = [rest, *steps]
+        place = tree
+        for step in steps[:-1]:
+            place = place.setdefault(step, {})
+            if not isinstance(place, dict):
+                raise Fatal(f"columns {step} and {name} cannot both be sent; rename one")
+        if isinstance(place.get(steps[-1]), dict):
+            raise Fatal(f"columns {name} and {name}.… cannot both be sent; rename one")
+        place[steps[-1]] = value
+    return tree
+
+
+def in_parts(
+    rows: Sequence[Row], size: int, send: Callable[[Sequence[Row]], list[RowResult]]
+) -> list[RowResult]:
+    """Send rows `size` at a time, for what takes several requests.
+
+    Once a part is through, a failure that may pass is told row by row and the others wait, so
+    that what is done stays done. The first part's failures are raised as they are.
+    """
+    results: list[RowResult] = []
+    for start in range(0, len(rows), size):
+        try:
+            results += send(rows[start : start + size])
+        except Retryable as error:
+            if not results:
+                raise
+            retry = RowResult.retrying(str(error), error.status_code, error.retry_after)
+            return results + [retry] * (len(rows) - len(results))
+    return results
 
 
 def mask(text: str, *, fields: Mapping[str, Any] | None = None, secrets: Iterable[str] = ()) -> str:

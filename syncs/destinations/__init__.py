@@ -72,6 +72,7 @@ class Destination:
     required_columns: frozenset[str]
     template_required: bool
     idempotency_key: bool  # it drops a message whose key it has seen
+    skips_absent: bool  # in update_only it leaves out by itself what it does not have
     escape: Callable[[str], str] | None  # for values put into a text template
     channel: str | None  # of messages to customers, such as email; it has a suppression list
     address: str | None  # the column with the recipient's address on that channel
@@ -122,6 +123,7 @@ def load(name: str) -> Destination:
         required_columns=frozenset(getattr(module, "REQUIRED_COLUMNS", ())),
         template_required=bool(getattr(module, "TEMPLATE_REQUIRED", False)),
         idempotency_key=bool(getattr(module, "IDEMPOTENCY_KEY", False)),
+        skips_absent=bool(getattr(module, "SKIPS_ABSENT", False)),
         escape=getattr(module, "escape", None),
         channel=getattr(module, "CHANNEL", None),
         address=getattr(module, "ADDRESS", None),
@@ -178,9 +180,9 @@ def sandbox_target(destination: Destination, sandbox: Sandbox) -> Target[Any]:
     return Target(destination.name, settings, sandbox=True)
 
 
-def aim(target: Target[Any], *, object_name: str, key: str) -> Target[Any]:
-    """The same target for one sync's object and key column."""
-    return replace(target, object=object_name, key=key)
+def aim(target: Target[Any], *, object_name: str, key: str, mode: str = "") -> Target[Any]:
+    """The same target for one sync's object, key column and mode."""
+    return replace(target, object=object_name, key=key, mode=mode)
 
 
 def secrets(target: Target[Any]) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import signal
 import socket
 import threading
@@ -15,6 +14,7 @@ from pathlib import Path
 import uvicorn
 from starlette.applications import Starlette
 
+from syncs.http import is_loopback
 from syncs.sandbox.app import (
     DEFAULT_TOKEN,
     DEFAULT_WEBHOOK_SECRET,
@@ -82,7 +82,7 @@ def run(
             webhook_secret,
             chaos_seed=chaos_seed,
             rate_limits=rate_limits,
-            allowed_hosts=LOOPBACK if _is_loopback(host) else ("*",),
+            allowed_hosts=LOOPBACK if is_loopback(host) else ("*",),
         )
         sandbox: Sandbox = app.state.sandbox
         stack.callback(sandbox.effects.close)
@@ -197,10 +197,3 @@ def _listener(host: str, port: int, setting: str) -> socket.socket:
             f"or set {setting} to another port"
         ) from error
     return listener
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -116,11 +116,13 @@ class Loader:
                 return 0  # nothing was ever loaded
         return row[0] or 0 if row else 0
 
-    def load(self, max_records: int | None = None) -> LoadResult:
+    def load(self, max_records: int | None = None, *, skip_missing: bool = False) -> LoadResult:
         """Load what the log holds at this moment, in batches, each committed for itself.
 
         Args:
             max_records: stop after so many records; none: load all of them.
+            skip_missing: go on at the oldest record that is kept if those before it were never
+                loaded here and are gone, as they are for a new lake on an old log.
 
         Raises:
             LoadError: the lake cannot be opened or written, or the log is not the one that was
@@ -138,12 +140,15 @@ class Loader:
                 "true end. Otherwise this is not the log that was loaded: put its directory back, "
                 "or start a new lake for the new log."
             )
-        if first < self._log.first():
+        kept = self._log.first()
+        if first < kept and not skip_missing:
             raise LoadError(
                 f"The warehouse has loaded the log up to {first - 1}, but the oldest record that "
-                f"is kept is {self._log.first()}: {self._log.first() - first} records are missing. "
-                "Put the missing segment files back, or restore the lake that had loaded them."
+                f"is kept is {kept}: {kept - first} records are missing. Put the missing segment "
+                "files back, or restore the lake that had loaded them; to go on without them: "
+                "signalbox load --skip-missing."
             )
+        first = max(first, kept)
         publish_loaded(self._log.directory, first)
         if max_records is not None:
             end = min(end, first + max_records)

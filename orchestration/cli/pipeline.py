@@ -60,7 +60,12 @@ def import_file(
     console.print("Next: [bold]signalbox load[/], then [bold]signalbox build[/]; or [bold]up[/].")
 
 
-def load(as_json: Json = False) -> None:
+def load(
+    skip_missing: Annotated[
+        bool, typer.Option(help="Go on without records that are gone from the log.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Load what the event log has grown by into the lake's raw layer.
 
     Example: [bold]signalbox load[/]
@@ -72,7 +77,7 @@ def load(as_json: Json = False) -> None:
     settings = load_settings()
     with lake.writer(settings, "signalbox load", on_wait=console.print):
         warehouse.ensure(settings)
-        result = ingest.loader(settings).load()
+        result = ingest.loader(settings).load(skip_missing=skip_missing)
     if as_json:
         print_json(asdict(result))
         return

@@ -11,8 +11,8 @@ import msgspec
 import pytest
 from lakes import query
 
-from ingestion.destination import Lake
-from ingestion.load import Loader, LoadError
+from ingestion.destination import Lake, LoadError
+from ingestion.load import Loader
 from ingestion.loaded import loaded_end
 from ingestion.log import EventLog
 from ingestion.segment import segment_path
@@ -195,8 +195,10 @@ def test_records_that_are_gone_before_they_were_loaded_are_missed(
     segment_path(log.directory, 1).unlink()
     with pytest.raises(LoadError, match="oldest record that is kept is 2: 1 records are missing"):
         loader.load()
-    loader.close()
     assert loaded_end(log.directory) == 1
+    assert loader.load(skip_missing=True).first_seq == 2
+    assert loaded_end(log.directory) == 3
+    loader.close()
 
 
 def test_a_strange_log_is_refused(

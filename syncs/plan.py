@@ -212,7 +212,7 @@ def _compare(
     cursor.execute("delete from signalbox_plan where change is null")
     if read_back is not None and not _is_there(cursor, read_back):
         read_back = None
-    if spec.needs_read_back and read_back is None:
+    if spec.mode == "update_only" and read_back is None and not spec.skips_absent:
         raise PlanError(f"{spec.name}: update_only needs what {spec.destination} has, read back")
     if read_back is not None and not (full and spec.mode != "update_only"):
         for step in read_back_steps(spec, types, read_back, skip_equal=not full):

@@ -57,7 +57,7 @@ class SyncSpec(msgspec.Struct, frozen=True, kw_only=True):
     columns: tuple[str, ...]
     policies: Policies = Policies()
     max_change_ratio: float | None = None
-    needs_read_back: bool = False  # nothing can be planned without what the destination has
+    skips_absent: bool = False  # the destination itself leaves out what it does not have
     template: str | None = None
     description: str = ""
 
@@ -128,7 +128,7 @@ def _spec(node: Mapping[str, Any]) -> SyncSpec:
         columns=columns,
         policies=_policies(model, declared, mode, columns, destination),
         max_change_ratio=None if ratio is None else float(ratio),
-        needs_read_back=_needs_read_back(mode, destination),
+        skips_absent=destination.skips_absent,
         template=_template(model, declared, mode, destination),
         description=node.get("description") or "",
     )
@@ -180,16 +180,14 @@ def _mode(
             f"{model}: mode: {mode!r} is not a mode of {destination.name}; "
             f"allowed: {', '.join(allowed)}"
         )
-    if _needs_read_back(mode, destination) and object_name not in destination.read_back:
+    if mode == "update_only" and not (
+        destination.skips_absent or object_name in destination.read_back
+    ):
         raise SpecError(
             f"{model}: mode: update_only needs to know what {destination.name} has, and "
             f"destinations/{destination.name}.py has no READ_BACK for {object_name}"
         )
     return mode
-
-
-def _needs_read_back(mode: str, destination: Destination) -> bool:
-    return mode == "update_only" and not destination.skips_absent
 
 
 def _check_columns(

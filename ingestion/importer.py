@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from io import BufferedReader
-from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -33,10 +32,13 @@ from ingestion.envelope import (
     parse_time,
     to_record,
 )
-from ingestion.log import EventLog, LogBusy, LogError
+from ingestion.log import LogBusy, LogError
+from ingestion.log_server import open_log
 from ingestion.mapping import MappingError, map_file, read_mapping
 
-BATCH_MESSAGES = 2_000  # share one fsync
+# What shares one fsync; a message of up to 1 MB may come along beyond.
+BATCH_MESSAGES = 2_000
+BATCH_BYTES = 16 * 1024 * 1024
 # A file of one's own is no stranger's request: an order of a thousand lines is all right.
 LIMITS = Limits(message_bytes=1024 * 1024)
 
@@ -51,8 +53,8 @@ class ImportFailed(Exception):
 class ImportResult:
     """What an import did.
 
-    `messages = accepted + quarantined`; `reasons` counts the quarantined by reason code. They are
-    the log records `first_seq` to `next_seq - 1`. Of a table, `rows` were read and
+    `messages = accepted + quarantined`; `reasons` counts the quarantined by reason code. They stand
+    among the log records `first_seq` to `next_seq - 1`. Of a table, `rows` were read and
     `rows_dropped` of them left out by the mapping's `where`.
     """
 
@@ -90,7 +92,7 @@ def import_file(
 
     Args:
         path: Segment messages as JSON lines (plain or gzip), or with `mapping` CSV or Parquet.
-        log_dir: the event log's directory; no collector may be running on it.
+        log_dir: the event log's directory. A collector that runs on it does the writing.
         source: name of the source the messages count as, such as a write key's name.
         mapping: YAML file that says how rows become messages, see `ingestion.mapping`.
         contracts: those to check against; none: the shipped ones.
@@ -107,9 +109,9 @@ def import_file(
     reasons: Counter[str] = Counter()
     done = 0
     try:
-        with _open(path, mapping) as file, EventLog(log_dir) as log:
-            first = log.end()
-            while batch := list(islice(file.messages, BATCH_MESSAGES)):
+        with _open(path, mapping) as file, open_log(log_dir) as log:
+            written = range(log.end(), log.end())
+            for batch in _batches(file.messages):
                 now = datetime.now(UTC)
                 # Sent when received: the envelope then finds no skew to correct.
                 arrival = Arrival(
@@ -120,7 +122,8 @@ def import_file(
                     violations=violations,
                 )
                 records = [_record(message, arrival, contracts) for message in batch]
-                log.append([encode_record(record) for record in records])
+                last = log.append([encode_record(record) for record in records])
+                written = range(written.start if done else last.start, last.stop)
                 reasons.update(r.reason or "" for r in records if r.kind == "quarantine")
                 done += len(batch)
                 if progress is not None:
@@ -129,8 +132,8 @@ def import_file(
                 messages=done,
                 accepted=done - reasons.total(),
                 quarantined=reasons.total(),
-                first_seq=first,
-                next_seq=log.end(),
+                first_seq=written.start,
+                next_seq=written.stop,
                 seconds=time.monotonic() - started,
                 reasons=dict(reasons),
                 rows=file.rows,
@@ -138,10 +141,24 @@ def import_file(
             )
     except LogBusy as error:
         raise ImportFailed(
-            f"The collector is running and owns the event log: {error} Then import again."
+            f"Another process owns the event log and takes nothing from others: {error} "
+            "Then import again."
         ) from None
     except (LogError, MappingError) as error:
         raise ImportFailed(str(error)) from None
+
+
+def _batches(messages: Iterator[bytes]) -> Iterator[list[bytes]]:
+    batch: list[bytes] = []
+    size = 0
+    for message in messages:
+        batch.append(message)
+        size += len(message)
+        if len(batch) == BATCH_MESSAGES or size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import pytest
 
 from ingestion.importer import BATCH_MESSAGES, ImportFailed, import_file
 from ingestion.log import EventLog, LogReader
+from ingestion.log_server import LogServer
 from ingestion.mapping import read_mapping
 
 MAPPINGS = Path(__file__).parents[2] / "ingestion" / "mappings"
@@ -115,9 +116,18 @@ def test_what_cannot_be_opened_is_said_so(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "a.jsonl", [message(1)])
     with (
         EventLog(tmp_path / "log"),
-        pytest.raises(ImportFailed, match="The collector is running"),
+        pytest.raises(ImportFailed, match="Another process owns the event log"),
     ):
         import_file(path, tmp_path / "log", source="web")
+
+
+def test_a_file_is_imported_while_the_collector_runs(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "a.jsonl", [message(number) for number in range(5)])
+    with EventLog(tmp_path / "log") as log, LogServer(log, tmp_path / "log"):
+        log.append([b"the collector's"])
+        result = import_file(path, tmp_path / "log", source="web")
+        assert (result.first_seq, result.next_seq) == (1, 6)
+        assert log.append([b"the collector's"]) == range(6, 7)
 
 
 INVOICES = {

@@ -147,7 +147,8 @@ def groups(connection: DuckDBPyConnection, wanted: Filter) -> list[Group]:
         select reason, event, event_version, source, count(*), count(replayed_at),
             min(received_at), max(received_at), max(log_seq)
         from records group by reason, event, event_version, source
-        order by count(*) - count(replayed_at) desc, count(*) desc, reason, event""",
+        order by count(*) - count(replayed_at) desc, count(*) desc,
+            reason, event, event_version, source""",
         values,
     ).fetchall()
     newest = {

@@ -139,6 +139,23 @@ def test_the_newest_version_that_accepts_is_chosen(tmp_path: Path) -> None:
     assert refused.detail and "properties.toy is required" in refused.detail
 
 
+def test_a_declared_version_is_the_one_that_counts(tmp_path: Path) -> None:
+    second = contract(2, required=["toy", "steps"])
+    contracts = Contracts.load(write(tmp_path, contract(), second))
+    both, old = {"toy": "bear", "steps": 1}, {"toy": "bear"}
+    assert contracts.check("track", "Toy Moved", both, 1) == (1, None, None)
+    assert contracts.check("track", "Toy Moved", both, 2) == (2, None, None)
+    refused = contracts.check("track", "Toy Moved", old, 2)
+    assert refused == (2, "missing_field", "properties.steps is required")
+    unknown = contracts.check("track", "Toy Moved", both, 3)
+    assert unknown[:2] == (None, "unknown_version")
+    assert unknown.detail == "there is no version 3 of the contract for 'Toy Moved'; there is 1, 2"
+    for odd in ("2", 2.0, True, 0, -1, [2]):
+        assert contracts.check("track", "Toy Moved", both, odd).reason == "unknown_version"
+    assert contracts.check("track", "Sock Lost", {}, 1).reason == "unknown_event"
+    assert contracts.check("identify", None, {}, 1) == (None, None, None)
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

@@ -6,15 +6,17 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingestion.contract import Contracts
+from ingestion.contract import Contracts, Verdict
 from ingestion.envelope import (
     Arrival,
     Limits,
     LogRecord,
+    Policy,
     decode_record,
     encode_record,
     parse_time,
@@ -193,6 +195,81 @@ def test_an_escaped_backslash_is_no_nul() -> None:
 def test_unknown_events_may_be_allowed() -> None:
     record = judge({**LOGIN, "event": "New"}, Arrival("web", RECEIVED, unknown_events="allow"))
     assert (record.kind, record.event, record.event_version) == ("event", "New", None)
+
+
+BROKEN = {**LOGIN, "properties": {"method": 1}}
+
+
+@pytest.mark.parametrize(
+    ("message", "policies", "expected"),
+    [
+        (BROKEN, {}, ("quarantine", "wrong_type", 1, False)),
+        (BROKEN, {"violations": "allow"}, ("event", "wrong_type", 1, False)),
+        (BROKEN, {"violations": "reject"}, ("quarantine", "wrong_type", 1, True)),
+        (BROKEN, {"unknown_events": "allow"}, ("quarantine", "wrong_type", 1, False)),
+        (
+            {**LOGIN, "event": "New"},
+            {"violations": "allow"},
+            ("quarantine", "unknown_event", None, False),
+        ),
+        (
+            {**LOGIN, "event": "New"},
+            {"unknown_events": "allow"},
+            ("event", "unknown_event", None, False),
+        ),
+        (
+            {**LOGIN, "event": "New"},
+            {"unknown_events": "reject"},
+            ("quarantine", "unknown_event", None, True),
+        ),
+        # No policy takes or refuses what is no message at all.
+        (
+            {**LOGIN, "userId": None},
+            {"violations": "allow"},
+            ("quarantine", "missing_field", None, False),
+        ),
+        (
+            {**LOGIN, "userId": None},
+            {"violations": "reject"},
+            ("quarantine", "missing_field", None, False),
+        ),
+    ],
+)
+def test_the_policies_of_a_source(
+    message: Any, policies: dict[str, Policy], expected: tuple[Any, ...]
+) -> None:
+    record = judge(message, Arrival("web", RECEIVED, **policies))  # type: ignore[arg-type]
+    assert (record.kind, record.reason, record.event_version, record.rejected) == expected
+    assert (record.detail is None) == (record.reason is None)
+
+
+@pytest.mark.parametrize(
+    ("context", "defaults", "version"),
+    [
+        ({"protocols": {"event_version": 2}}, None, 2),
+        ({"protocols": {"event_version": 1}}, {"protocols": {"event_version": 2}}, 1),
+        ({"ip": "::1"}, {"protocols": {"event_version": 2}}, 2),
+        (None, {"protocols": {"event_version": 2}}, 2),
+        ({"protocols": {"event_version": None}}, None, None),
+        ({"protocols": ["event_version"]}, None, None),
+        ({"app": {"event_version": 2}}, None, None),
+        ({}, None, None),
+    ],
+)
+def test_the_declared_version_is_where_segment_puts_it(
+    context: Any, defaults: Any, version: int | None
+) -> None:
+    class Asked(Contracts):
+        def check(self, *args: Any) -> Verdict:
+            nonlocal asked
+            asked = args[3]
+            return Verdict()
+
+    asked = None
+    shared = {"context": msgspec.Raw(json.dumps(defaults).encode())} if defaults else None
+    raw = json.dumps({**LOGIN, "context": context}).encode()
+    to_record(raw, Arrival("web", RECEIVED, defaults=shared), Asked([]))
+    assert asked == version
 
 
 json_values = st.recursive(

@@ -20,7 +20,7 @@ demo: install
 	$(BIN)/signalbox demo
 
 test: install lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .

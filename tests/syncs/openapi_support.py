@@ -45,6 +45,10 @@ class Description:
             jsonschema_rs.Draft202012Validator if newer else jsonschema_rs.Draft4Validator
         )
 
+    def knows(self, method: str, url: str) -> bool:
+        """Whether there is such an operation."""
+        return self._operation(method, urlsplit(url).path) is not None
+
     def faults(
         self,
         method: str,
@@ -64,7 +68,11 @@ class Description:
         operation = self._operation(method, parts.path)
         if operation is None:
             return [f"no operation {method} {parts.path}"]
-        given = {"header": dict(headers), "query": _form(parts.query)}
+        schemas = {
+            parameter["name"]: _schema(parameter)
+            for parameter in map(self._resolve, operation["parameters"])
+        }
+        given = {"header": dict(headers), "query": _form(parts.query, schemas)}
         faults = [*self._parameters(operation, given), *self._body(operation, headers, body)]
         return [
             fault
@@ -95,8 +103,8 @@ class Description:
                 if parameter.get("required") and name.lower() not in PLAIN_HEADERS:
                     yield f"{place} {name} is missing"
                 continue
-            schema = parameter.get("schema") or {"type": parameter.get("type", "string")}
-            yield from (f"{place} {name}: {fault}" for fault in self._check(schema, value))
+            found = self._check(_schema(parameter), value)
+            yield from (f"{place} {name}: {fault}" for fault in found)
         known = {item["name"] for item in map(self._resolve, operation["parameters"])}
         yield from (f"query {name} is not known" for name in given["query"].keys() - known)
 
@@ -160,6 +168,11 @@ class Description:
 @cache
 def _read(path: Path) -> Description:
     return Description(json.loads(path.read_text()))
+
+
+def _schema(parameter: dict[str, Any]) -> dict[str, Any]:
+    """A parameter's schema, which before OpenAPI 3 is the parameter itself."""
+    return parameter.get("schema") or {"type": parameter.get("type", "string")}
 
 
 def _form(text: str, fields: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -54,6 +54,13 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def club(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The destination in toys/club.py."""
+    folder = str(Path(__file__).with_name("toys"))
+    monkeypatch.setattr(destinations, "__path__", [*destinations.__path__, folder])
+
+
+@pytest.fixture
 def pusher(ledger: Ledger, vendor: Vendor) -> Pusher:
     return make_pusher(ledger, vendor.url)
 

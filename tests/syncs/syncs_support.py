@@ -180,6 +180,12 @@ def contacts_spec(**changes: Any) -> SyncSpec:
     )
 
 
+def club_spec(**changes: Any) -> SyncSpec:
+    """A mirrored sync of the table `health` to toys/club.py."""
+    names = {"name": "club__members", "destination": "club", "object": "members", "mode": "mirror"}
+    return contacts_spec(**names | changes)
+
+
 def webhook_spec(**changes: Any) -> SyncSpec:
     return message_spec(
         **{"destination": "webhook", "name": "webhook__ticket", "object": "ticket"} | changes

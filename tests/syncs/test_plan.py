@@ -6,7 +6,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pytest
-from syncs_support import CONTROL, alerts, contacts, contacts_spec, message_spec
+from syncs_support import CONTROL, alerts, contacts, contacts_spec, facts, message_spec
 
 from syncs.facts import LakeFacts, Recipient
 from syncs.ledger import action_key
@@ -213,3 +213,171 @@ def test_control_columns_are_never_sent(lake: duckdb.DuckDBPyConnection) -> None
     alerts(lake, ["a"])
     (row,) = plan(lake, message_spec()).rows("message")
     assert not any(f'"{column}"' in row["payload"] for column in CONTROL)
+
+
+def mirrored(rows: list[dict[str, Any]], **changes: Any) -> list[dict[str, Any]]:
+    return [row | changes for row in rows]
+
+
+def test_a_mirror_has_its_rows_join_and_leave(lake: duckdb.DuckDBPyConnection) -> None:
+    spec = contacts_spec(mode="mirror")
+    contacts(lake, {"a@x.example": 0.1, "b@x.example": 0.2})
+    members = remembered(plan(lake, spec))
+    contacts(lake, {"a@x.example": 0.1})
+    assert plan(lake, spec, members).counts == {"leave": 1, "unchanged": 1}
+    # Planned and never sent: nothing to take back. Sent, and who knows: it may be there.
+    assert plan(lake, spec, mirrored(members, state="planned", held=False, was_delivered=False)
+                ).counts == {"gone": 1, "waiting": 1}  # fmt: skip
+    uncertain = mirrored(members, state="retrying", delivered_hash=None, was_delivered=False)
+    assert plan(lake, spec, uncertain).counts == {"leave": 1, "waiting": 1}
+    contacts(lake, {"b@x.example": 0.2})
+    leaving = [row | {"payload_hash": None, "leave": True} for row in members]
+    planned = mirrored(leaving, state="planned")
+    assert plan(lake, spec, planned).counts == {"revert": 1, "waiting": 1}, "not sent yet"
+    tried = mirrored(leaving, state="retrying", delivered_hash=None)
+    assert plan(lake, spec, tried).counts == {"update": 1, "waiting": 1}
+    left = mirrored(leaving, held=False, was_delivered=False, delivered_hash=None)
+    assert plan(lake, spec, left).counts == {"create": 1}, "who left may join again"
+
+
+def test_who_withdraws_consent_leaves_the_mirror(lake: duckdb.DuckDBPyConnection) -> None:
+    spec = contacts_spec(mode="mirror", policies=Policies(consent="marketing"))
+    contacts(lake, {f"{name}@x.example": 0.1 for name in "abc"})
+    facts(lake, granted=[f"c-{name}@x.example" for name in "ab"])
+    first = plan(lake, spec, schema="main")
+    assert first.counts == {"create": 2, "no_consent": 1}
+    lake.execute(
+        "insert into customer_consents values ('c-a@x.example', 'marketing', false,"
+        " now() + interval 1 second)"
+    )
+    again = plan(lake, spec, remembered(first), schema="main")
+    assert again.counts == {"leave": 1, "no_consent": 1, "unchanged": 1}
+    with pytest.raises(PlanError, match="consent"):
+        plan(lake, spec)
+
+
+def test_blast_limit_of_a_mirror_counts_who_leaves(lake: duckdb.DuckDBPyConnection) -> None:
+    spec = contacts_spec(mode="mirror", max_change_ratio=0.2)
+    contacts(lake, {f"{n}@x.example": 0.1 for n in range(200)})
+    members = remembered(plan(lake, spec))
+    contacts(lake, {f"{n}@x.example": 0.1 for n in range(20, 220)})
+    assert plan(lake, spec, members).blocked is None
+    contacts(lake, {f"{n}@x.example": 0.1 for n in range(21, 221)})
+    assert "42 of 200" in (plan(lake, spec, members).blocked or "")
+
+
+@pytest.mark.parametrize(("rows", "words"), [(0, "has 0 rows, far fewer than the 300"),
+                                             (149, "far fewer"), (451, "far more"),
+                                             (150, None), (450, None)])  # fmt: skip
+def test_a_sudden_change_of_the_number_of_rows_is_asked_about(
+    rows: int, words: str | None, lake: duckdb.DuckDBPyConnection
+) -> None:
+    contacts(lake, {f"{n}@x.example": 0.1 for n in range(rows)})
+    blocked = plan(lake, contacts_spec(), usual=300).blocked
+    assert blocked is None if words is None else words in (blocked or "")
+    assert plan(lake, contacts_spec(), usual=None).blocked is None
+    assert plan(lake, contacts_spec(), usual=300, only="0@x.example").blocked is None
+
+
+def test_full_and_only(lake: duckdb.DuckDBPyConnection) -> None:
+    contacts(lake, {"a@x.example": 0.1, "b@x.example": 0.2})
+    known = remembered(plan(lake, contacts_spec()))
+    assert plan(lake, contacts_spec(), known, full=True).counts == {"resend": 2}
+    assert plan(lake, contacts_spec(), [], only="c-b@x.example").counts == {"create": 1}
+    alerts(lake, ["a"])
+    messages = plan(lake, message_spec())
+    sent = [{"action_key": row["action_key"], "state": "delivered"} for row in messages.rows()]
+    assert plan(lake, message_spec(), sent, full=True).counts == {"known": 1}
+
+
+def test_what_the_destination_has_already_is_not_sent(lake: duckdb.DuckDBPyConnection) -> None:
+    spec = contacts_spec(columns=("email", "score", "band", "seen"))
+    lake.execute(
+        "create table health as select name || '@x.example' as email, 0.5::double as score,"
+        " '07' as band, timestamptz '2026-01-01 12:00:00+02' as seen"
+        " from unnest(['equal', 'spelt', 'text', 'other', 'partly']) t(name)"
+    )
+    theirs = {
+        "equal": '{"score": "0.5", "band": "07", "seen": "2026-01-01T10:00:00.000Z"}',
+        "SPELT": '{"score": "0.50", "band": "07", "seen": "2026-01-01T10:00:00Z"}',
+        "text": '{"score": "0.5", "band": "7", "seen": "2026-01-01T10:00:00Z"}',
+        "other": '{"score": "0.6", "band": "07", "seen": "2026-01-01T10:00:00Z"}',
+        "partly": '{"score": "0.5", "band": "07"}',
+    }
+    lake.execute("create table crm (key varchar, fields varchar, read_at timestamptz)")
+    for name, fields in theirs.items():
+        lake.execute("insert into crm values (?, ?, ?)", [f"{name}@x.example", fields, NOW])
+    options = {"read_back": "select * from crm"}
+    found = plan(lake, spec, **options)
+    there = {row["row_key"] for row in found.rows("already_there")}
+    assert there == {"equal@x.example", "spelt@x.example"}
+    assert found.count("create") == 3
+    assert plan(lake, spec, **options, full=True).count("create") == 5
+    # It was read before our last word on the row: that may have overwritten it.
+    older = [row | {"payload_hash": None, "delivered_hash": None} for row in remembered(found)]
+    later = {"updated_at": NOW + timedelta(seconds=1)}
+    assert plan(lake, spec, mirrored(older, **later), **options).count("already_there") == 2
+    known = remembered(plan(lake, spec))
+    stale = [row | {"payload_hash": None, "delivered_hash": None} | later for row in known]
+    assert plan(lake, spec, stale, **options).counts == {"update": 5}
+
+
+def identities(lake: duckdb.DuckDBPyConnection, **customers: str) -> None:
+    """Ids by the customer they belong to; each alone would be the customer of its own name."""
+    lake.execute(
+        "create or replace table identity_map (id_key varchar, customer_id varchar,"
+        " solo_customer_id varchar, is_shared boolean);"
+        "create or replace table identity_edges (id_key varchar, other_id_key varchar)"
+    )
+    for name, customer in customers.items():
+        row = [f"id:{name}", customer, name, name.startswith("shared")]
+        lake.execute("insert into identity_map values (?, ?, ?, ?)", row)
+
+
+def messages_of(lake: duckdb.DuckDBPyConnection, *rows: tuple[str, str]) -> None:
+    alerts(lake, ["nobody's"])
+    lake.execute("delete from alerts")
+    for customer, trigger in rows:
+        lake.execute(
+            "insert into alerts values (?, ?, now() + interval 1 second, now() + interval 1 hour,"
+            " '#c', 'w')",
+            [customer, trigger],
+        )
+
+
+def acted_on(*rows: tuple[str, str]) -> list[dict[str, Any]]:
+    return [
+        {
+            "action_key": action_key("slack__alert", customer, trigger),
+            "state": "delivered",
+            "customer_id": customer,
+            "trigger_id": trigger,
+        }
+        for customer, trigger in rows
+    ]
+
+
+def test_customers_who_merge_get_no_message_twice(lake: duckdb.DuckDBPyConnection) -> None:
+    identities(lake, anon="user", user="user", other="other")
+    messages_of(lake, ("user", "cart-1"), ("user", "cart-2"), ("other", "cart-1"))
+    known = acted_on(("anon", "cart-1"), ("gone", "cart-2"))
+    found = plan(lake, message_spec(), known, schema="main")
+    # The same trigger of somebody else is another matter.
+    assert {(row["customer_id"], row["trigger_id"]) for row in found.rows("message")} == {
+        ("user", "cart-2"), ("other", "cart-1")
+    }  # fmt: skip
+    assert plan(lake, message_spec(), known).count("message") == 3, "without identities"
+
+
+def test_customers_who_part_get_no_message_twice(lake: duckdb.DuckDBPyConnection) -> None:
+    # Through a device of many, ann and ben were one customer, called ann; ben's cart was acted on.
+    identities(lake, ann="ann", ben="ben", eve="eve", shared="shared")
+    lake.execute("insert into identity_edges values ('id:shared', 'id:ann'), "
+                 "('id:ben', 'id:shared')")  # fmt: skip
+    messages_of(lake, ("ben", "cart-1"), ("eve", "cart-1"), ("ann", "day-2"), ("ben", "day-2"))
+    known = acted_on(("ann", "cart-1"), ("ann", "day-2"))
+    found = plan(lake, message_spec(), known, schema="main")
+    # Ann still has day-2 of her own, so ben's is another; eve shares nothing.
+    assert {(row["customer_id"], row["trigger_id"]) for row in found.rows("message")} == {
+        ("eve", "cart-1"), ("ben", "day-2")
+    }  # fmt: skip

@@ -15,6 +15,7 @@ from syncs_support import (
     Request,
     Vendor,
     alerts,
+    club_spec,
     contacts,
     contacts_spec,
     facts,
@@ -23,7 +24,7 @@ from syncs_support import (
     webhook_spec,
 )
 
-from syncs import destinations
+from syncs import destinations, operations
 from syncs.facts import LakeFacts
 from syncs.ledger import Ledger
 from syncs.policies import Policies
@@ -209,6 +210,118 @@ def test_the_blast_limit_pauses_and_can_be_lifted(
     assert pusher.run(spec, lake, approve=True).sent == {"delivered": 150}
 
 
+def test_an_empty_model_takes_nobody_out_unasked(
+    pusher: Pusher, vendor: Vendor, lake: Lake, club: None
+) -> None:
+    specs = [contacts_spec(), club_spec()]
+    contacts(lake, {f"{n}@x.example": 0.1 for n in range(150)})
+    assert [pusher.run(spec, lake).status for spec in specs] == ["done", "done"]
+    contacts(lake, {})
+    for _ in range(2):
+        reports = [pusher.run(spec, lake) for spec in specs]
+        assert [report.status for report in reports] == ["blocked", "blocked"]
+        assert all("far fewer" in (report.message or "") for report in reports)
+    assert [pusher.run(spec, lake, approve=True).status for spec in specs] == ["done", "done"]
+    assert [pusher.run(spec, lake).status for spec in specs] == ["done", "done"], (
+        "that is usual now"
+    )
+    assert sum(len(r.json) for r in vendor.requests if r.path == "/club/leave") == 150
+
+
+def test_a_mirror_follows_its_model(pusher: Pusher, vendor: Vendor, lake: Lake, club: None) -> None:
+    members: set[str] = set()
+
+    def answer(request: Request) -> Reply:
+        assert len(request.body) < 700, "as many as fit into 400 bytes, or one"
+        keys = {row["email"] for row in request.json}
+        (members.update if request.path == "/club/join" else members.difference_update)(keys)
+        return Reply()
+
+    vendor.answer = answer
+    spec = club_spec(policies=Policies(consent="marketing"))
+    everybody = {f"{name}@x.example": 0.1 for name in "abcdefghijklmnopqrst"}
+    contacts(lake, everybody)
+    read = facts(lake, granted=[f"c-{email}" for email in everybody])
+
+    def run() -> dict[str, int]:
+        return pusher.run(spec, lake, facts=read, schema="main").planned
+
+    assert run() == {"create": 20} and members == set(everybody)
+    contacts(lake, {email: 0.1 for email in everybody if email > "c"})
+    lake.execute("update customer_consents set granted = false where customer_id = 'c-t@x.example'")
+    preview = pusher.run(spec, lake, facts=read, schema="main", dry_run=True).preview
+    assert preview is not None and preview.title().startswith("3 removals")
+    assert {row["key"] for row in preview.removals} == {"a@x.example", "b@x.example", "t@x.example"}
+    assert run() == {"leave": 3, "unchanged": 17}
+    assert members == {email for email in everybody if "c" < email < "t"}
+    contacts(lake, everybody)
+    assert run() == {"create": 2, "no_consent": 1, "unchanged": 17}
+    assert members == {email for email in everybody if email < "t"}
+
+
+def test_a_paused_sync_says_who_and_why(pusher: Pusher, vendor: Vendor, lake: Lake) -> None:
+    contacts(lake, {"a@x.example": 0.1})
+    operations.pause(pusher.ledger, "hubspot__health", by="ann", reason="the CRM is moving")
+    report = pusher.run(contacts_spec(), lake)
+    assert (report.status, report.ok, report.states) == ("paused", True, {})
+    assert "paused by ann" in str(report.message) and "CRM is moving" in str(report.message)
+    assert pusher.run(contacts_spec(), lake, dry_run=True).planned == {"create": 1}
+    operations.resume(pusher.ledger, "hubspot__health")
+    assert pusher.run(contacts_spec(), lake).sent == {"delivered": 1}
+
+
+def test_limit_and_only(pusher: Pusher, vendor: Vendor, lake: Lake) -> None:
+    contacts(lake, {f"{n}@x.example": 0.1 for n in range(10)})
+    report = pusher.run(contacts_spec(), lake, only="7@x.example")
+    assert report.planned == {"create": 1} and report.states == {"delivered": 1}
+    report = pusher.run(contacts_spec(), lake, limit=4)
+    assert report.status == "partial" and "limit of 4" in str(report.message)
+    assert report.sent == {"delivered": 4} and report.states == {"delivered": 5, "planned": 5}
+    report = pusher.run(contacts_spec(), lake, only="c-3@x.example", full=True)
+    assert sum(report.sent.values()) == 1
+    assert pusher.run(contacts_spec(), lake, full=True).states == {"delivered": 10}
+    assert sum(len(request.json["inputs"]) for request in vendor.requests) == 1 + 4 + 1 + 10
+
+
+def test_what_the_crm_has_already_is_noted_and_not_sent(
+    pusher: Pusher, vendor: Vendor, lake: Lake
+) -> None:
+    lake.execute(
+        "attach ':memory:' as lake; create schema lake.raw; create table lake.raw.crm_contacts as"
+        " select 'A@x.example' as email, '{\"score\": \"0.10\"}' as properties,"
+        " false as archived, epoch(now())::varchar as _dlt_load_id"
+    )
+    contacts(lake, {"a@x.example": 0.1, "b@x.example": 0.1})
+    # Read from a live CRM it says nothing of the sandbox.
+    report = pusher.run(contacts_spec(), lake, live_sources={"crm"}, dry_run=True)
+    assert report.planned == {"create": 2}
+    report = pusher.run(contacts_spec(), lake)
+    assert report.planned == {"already_there": 1, "create": 1}
+    assert report.states == {"delivered": 2} and report.sent == {"delivered": 1}
+    assert [row["id"] for row in vendor.requests[0].json["inputs"]] == ["b@x.example"]
+    assert pusher.run(contacts_spec(), lake).planned == {"unchanged": 2}
+    contacts(lake, {"a@x.example": 0.2, "b@x.example": 0.1})
+    assert pusher.run(contacts_spec(), lake).sent == {"delivered": 1}
+    # It was read before 0.2 left: going back to 0.1 must be sent.
+    contacts(lake, {"a@x.example": 0.1, "b@x.example": 0.1})
+    assert pusher.run(contacts_spec(), lake).sent == {"delivered": 1}
+
+
+def test_messages_of_customers_who_merge_are_sent_once(
+    pusher: Pusher, vendor: Vendor, lake: Lake
+) -> None:
+    lake.execute(
+        "create table identity_map as select 'anonymous:1' as id_key, 'c-a' as customer_id,"
+        " 'c-a' as solo_customer_id, false as is_shared"
+    )
+    alerts(lake, ["a"])
+    assert pusher.run(webhook_spec(), lake, schema="main").sent == {"delivered": 1}
+    lake.execute("update identity_map set customer_id = 'ann'")
+    lake.execute("update alerts set customer_id = 'ann'")
+    assert pusher.run(webhook_spec(), lake, schema="main").planned == {"known": 1}
+    assert len(vendor.requests) == 1
+
+
 def test_a_dry_run_shows_everything_and_touches_nothing(
     pusher: Pusher, ledger: Ledger, vendor: Vendor, lake: Lake, plain_template: str
 ) -> None:
@@ -223,11 +336,13 @@ def test_a_dry_run_shows_everything_and_touches_nothing(
         {"key": "c@x.example", "fields": {"email": "c@x.example", "score": 0.4}}
     ]
     assert preview.updates == [{"key": "a@x.example", "changes": {"score": [0.1, 0.3]}}]
+    assert preview.title() == "2 writes"
     alerts(lake, ["yes", "no"])
     message = message_spec(template=plain_template, policies=Policies(consent="marketing"))
     report = pusher.run(message, lake, dry_run=True, facts=facts(lake, granted=["c-yes"]))
     assert report.preview is not None
     assert [item["text"] for item in report.preview.messages] == ["words yes"]
+    assert report.preview.title() == "1 message, 1 suppressed (consent 1)"
     (held,) = report.preview.suppressed
     assert (held["key"], held["reason"]) == ("no", "no consent for marketing")
     assert len(vendor.requests) == before and ledger.counts() == {"delivered": 2}

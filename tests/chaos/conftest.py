@@ -14,7 +14,7 @@ from ingestion.destination import Lake
 
 HERE = Path(__file__).parent
 ROOMS = ("ingestion", "syncs")
-MODULES = ("test_log", "test_collector", "test_load", "lakes", "syncs_support", "dbt_warehouse")
+MODULES = ("test_log", "collector_process", "test_load", "lakes", "syncs_support", "dbt_warehouse")
 
 # The suites drive the same processes as the tests of each room, only longer.
 sys.path += [str(HERE.parent / room) for room in ROOMS]

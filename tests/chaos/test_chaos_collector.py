@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from collector_process import LOGIN, SERVER, UNKNOWN, Server, start, stop
 from segment.analytics.client import Client
-from test_collector import LOGIN, SERVER, UNKNOWN, Server, start, stop
 from torn import log_bytes, tear
 
 from ingestion.envelope import decode_record
@@ -120,7 +120,7 @@ class Sdk:
 def kill_while_starting(directory: Path, lottery: random.Random) -> bool:
     """Whether it died of it, and not of anything else before."""
     process = subprocess.Popen(
-        [sys.executable, "-c", SERVER, str(directory)], stdout=subprocess.DEVNULL
+        [sys.executable, "-c", SERVER, str(directory), "{}"], stdout=subprocess.DEVNULL
     )
     time.sleep(lottery.uniform(0.1, 1.5))
     process.kill()

@@ -9,107 +9,23 @@ import http.client
 import json
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
+from collector_process import LOGIN, UNKNOWN, Server, basic, start, stop
 from segment.analytics.client import Client
 
 from ingestion.client import Proxies
 from ingestion.collector import CollectorError, run
 from ingestion.contract import Contracts
-from ingestion.envelope import Limits, LogRecord, decode_record
+from ingestion.envelope import Limits
 from ingestion.http_api import Collector, create_app
-from ingestion.log import EventLog, LogReader, LogUnavailable
-
-SERVER = """
-import sys
-from pathlib import Path
-from ingestion.collector import SourcePolicy, run
-keys = {"wk_web": "web", "wk_open": SourcePolicy("open", "allow"),
-        "wk_strict": SourcePolicy("strict", "reject"),
-        "wk_masked": SourcePolicy("masked", client_ip="anonymised"),
-        "wk_silent": SourcePolicy("silent", client_ip="off", user_agent=False),
-        "wk_limited": SourcePolicy("limited", events_per_second=20)}
-run(Path(sys.argv[1]), keys, port=0, trusted_proxies=["127.0.0.1", "10.0.0.0/8"],
-    on_ready=lambda port: print(port, flush=True))
-"""
-LOGIN = {"type": "track", "event": "Logged In", "userId": "u1", "messageId": "m1"}
-UNKNOWN = {**LOGIN, "event": "Sock Lost", "messageId": "m2"}
-
-
-@dataclass
-class Answer:
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
-@dataclass
-class Server:
-    process: subprocess.Popen[str]
-    port: int
-    directory: Path
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def ask(
-        self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
-    ) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        try:
-            connection.request(method, path, body, headers or {})
-            response = connection.getresponse()
-            found = {name.lower(): value for name, value in response.getheaders()}
-            return Answer(response.status, found, response.read())
-        finally:
-            connection.close()
-
-    def post(self, path: str, content: Any, key: str | None = "wk_web", **headers: str) -> Answer:
-        body = content if isinstance(content, bytes) else json.dumps(content).encode()
-        return self.ask("POST", path, body, {**(basic(key) if key else {}), **headers})
-
-    def batch(self, *messages: Any, key: str = "wk_web") -> Answer:
-        return self.post("/v1/batch", {"batch": list(messages)}, key)
-
-    def end(self) -> int:
-        return LogReader(self.directory).end()
-
-    def since(self, start: int) -> list[LogRecord]:
-        return [decode_record(raw) for _, raw in LogReader(self.directory).read(start, 100_000)]
-
-
-def basic(key: str) -> dict[str, str]:
-    return {"Authorization": "Basic " + base64.b64encode(f"{key}:".encode()).decode()}
-
-
-def start(directory: Path) -> Server:
-    process = subprocess.Popen(
-        [sys.executable, "-c", SERVER, str(directory)], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    return Server(process, int(process.stdout.readline()), directory)
-
-
-def stop(server: Server, with_signal: signal.Signals = signal.SIGTERM) -> int:
-    server.process.send_signal(with_signal)
-    code = server.process.wait(timeout=30)
-    assert server.process.stdout is not None
-    server.process.stdout.close()
-    return code
+from ingestion.log import EventLog, LogUnavailable
 
 
 @pytest.fixture(scope="module")
@@ -559,6 +475,8 @@ def test_what_cannot_start_says_why(tmp_path: Path) -> None:
 class BrokenLog:
     """A log whose disk is full, or that fails in a way nobody foresaw."""
 
+    recovered_bytes = 0
+
     def __init__(self, error: Exception) -> None:
         self.error = error
 
@@ -567,6 +485,9 @@ class BrokenLog:
 
     def end(self) -> int:
         return 0
+
+    def problem(self) -> str | None:
+        return str(self.error)
 
 
 async def call(app: Collector, body: bytes, *, path: str = "/v1/batch") -> tuple[int, Any, Any]:
@@ -598,12 +519,14 @@ def test_a_log_that_fails_means_503(
     body = json.dumps({"batch": [LOGIN]}).encode()
     status, headers, answer = asyncio.run(call(app, body))
     assert (status, headers[b"retry-after"], answer["code"]) == (503, b"1", code)
-    assert app.accepted == 0
+    assert app.counters.totals()["accepted"] == 0
     assert "ada@x.org" not in caplog.text
 
 
 class SlowLog:
     """A log whose first append takes until it is released."""
+
+    recovered_bytes = 0
 
     def __init__(self) -> None:
         self.started = threading.Event()
@@ -618,6 +541,9 @@ class SlowLog:
 
     def end(self) -> int:
         return sum(self.groups)
+
+    def problem(self) -> str | None:
+        return None
 
 
 def test_requests_that_wait_share_one_append() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
@@ -330,10 +330,11 @@ class Fix:
                 raise QuarantineError("Give one SQL expression, not several statements.")
             values = self._connection.execute(query).fetchall()
         except duckdb.Error as error:
+            expressions = [expression for _, expression in self._parsed]
             summary = str(error).strip().partition("\n")[0]
             hint = " Use try_cast for values that may not fit." if "onversion" in summary else ""
             raise QuarantineError(
-                f"--set cannot be evaluated: {_no_values(summary)}{hint}"
+                f"--set cannot be evaluated: {_no_values(summary, expressions)}{hint}"
             ) from None
         if len(values) != len(rows):
             raise QuarantineError("--set must give one value for each message.")
@@ -460,6 +461,11 @@ def _with(raw: bytes, place: Sequence[str], value: str | None, name: str) -> byt
     return msgspec.json.encode(fields)
 
 
-def _no_values(error: str) -> str:
-    """An error of DuckDB without the value that it is about, which may be personal."""
-    return re.sub(r"(string|value) ('[^']*'|\"[^\"]*\")", r"\1 ***", error)
+def _no_values(error: str, expressions: Iterable[str]) -> str:
+    """An error of DuckDB with only those texts and numbers that the user wrote: no message's."""
+    written = "\n".join(expressions)
+
+    def shown(found: re.Match[str]) -> str:
+        return found[0] if found[0].strip("'\"") in written else "***"
+
+    return re.sub(r"'[^']*'|\"[^\"]*\"|\d[\d.:+-]*", shown, error)

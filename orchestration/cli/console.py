@@ -71,6 +71,11 @@ def table(title: str, *columns: str, right: tuple[str, ...] = ()) -> Table:
     return result
 
 
+def printable(text: str) -> str:
+    """A text from outside without characters that a terminal would obey."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
 def _finite(value: Any) -> Any:
     # JSON has no word for NaN and infinity, and Python writes ones that no other program reads.
     if isinstance(value, dict):

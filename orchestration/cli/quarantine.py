@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestration.cli.console import Json, UserError, ago, console, print_json, table
+from orchestration.cli.console import (
+    Json,
+    UserError,
+    ago,
+    console,
+    print_json,
+    printable,
+    table,
+)
 from orchestration.settings import load_settings
 
 if TYPE_CHECKING:
@@ -123,7 +131,7 @@ def show(
             f"[cyan]{message['source']}[/] [red]{message['reason']}[/] {state}"
         )
         console.print(f"  {message['detail']}", markup=False, highlight=False)
-        text = payload if isinstance(payload, str) else json.dumps(payload, ensure_ascii=False)
+        text = _line(payload)
         console.print(f"  {text}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -212,7 +220,7 @@ def _print_replay(result: Replay, masker: Masker | None, *, dry_run: bool) -> No
 
 def _print_payload(payload: str, masker: Masker | None) -> None:
     shown = _payload(payload, masker)
-    text = shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False)
+    text = _line(shown)
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -265,7 +273,12 @@ def _payload(payload: str, masker: Masker | None) -> Any:
     return message if masker is None else masker.message(message)
 
 
+def _line(payload: Any) -> str:
+    text = payload if isinstance(payload, str) else json.dumps(payload, ensure_ascii=False)
+    return printable(text)
+
+
 def _plain(text: str, masker: Masker | None) -> str:
     from ingestion import masking
 
-    return text if masker is None else masking.text(text)
+    return printable(text if masker is None else masking.text(text))

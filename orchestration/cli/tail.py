@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestration.cli.console import ago, console, print_json
+from orchestration.cli.console import ago, console, print_json, printable
 from orchestration.settings import load_settings
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def _print_line(_: int, record: LogRecord, masker: Masker | None) -> None:
     if user:
         line.append(f" {_text(user, masker)}", "blue")
     for name, value in _key_values(message):
-        line.append(f" {name}=", "dim").append(value)
+        line.append(f" {printable(name)}=", "dim").append(printable(value))
     # Cut to the width of a terminal; a pipe or a file gets all of it.
     console.print(line, soft_wrap=not console.is_terminal, highlight=False)
 
@@ -138,4 +138,4 @@ def _key_values(message: dict[str, Any]) -> list[tuple[str, str]]:
 def _text(value: str, masker: Masker | None) -> str:
     from ingestion.masking import text
 
-    return value if masker is None else text(value)
+    return printable(value if masker is None else text(value))

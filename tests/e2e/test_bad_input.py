@@ -41,6 +41,8 @@ CASES = {
     "SQL before anything was built": (["sql", "select * from customers"], {}, "signalbox build"),
     "no SQL at all": (["sql", ""], {}, "no query"),
     "a time that is none": (["build", "--as-of", "yesterday"], {}, "2011-12-10"),
+    "a replay that sets nothing": (["quarantine", "replay", "--set", "total"], {}, "assignment"),
+    "a draft of nothing": (["contracts", "infer", "no-such.jsonl"], {}, "no-such.jsonl"),
     "SQL that writes": (["sql", "drop table raw.events"], {}, "read"),
     "a sync that does not exist": (["sync", "salesforce__everything"], {}, "hubspot__"),
 }

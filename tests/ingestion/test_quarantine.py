@@ -270,6 +270,8 @@ def test_what_is_not_assigned_stays_as_it_was_written() -> None:
         ("event = 1); attach 'x.db'; select (1", "--set"),
         ("event = unnest([1, 2])", "one value for each"),
         ("event = cast(payload->>'$.secret' as integer)", "try_cast"),
+        ("event = strptime(payload->>'$.secret', '%Y')", "%Y"),
+        ("event = json_extract(payload->>'$.secret', '$.a')", "--set"),
     ],
 )
 def test_an_assignment_that_cannot_be(assignment: str, said: str) -> None:

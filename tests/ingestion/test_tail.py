@@ -103,3 +103,15 @@ def test_the_command_masks_follows_and_ends(log: EventLog, send: Send) -> None:
         assert "Ada" not in json.dumps(line) and "ada@" not in json.dumps(line)
     command.send_signal(signal.SIGINT)
     assert (command.wait(20), command.stderr.read()) == (0, "")
+
+
+def test_a_line_obeys_nobody_but_us(log: EventLog, send: Send) -> None:
+    send({"event": "Logged In", "properties": {"method": "\x1b[2J\x9b31m", "\x1b]0;x": 1}})
+    done = subprocess.run(
+        [sys.executable, "-m", "orchestration.cli", "tail", "--no-follow"],
+        env=os.environ | {"SIGNALBOX_HOME": str(log.directory.parent)},
+        capture_output=True,
+        text=True,
+    )
+    assert "Logged In v1 u1 method=\N{REPLACEMENT CHARACTER}[2J" in done.stdout
+    assert not {"\x1b", "\x9b"} & set(done.stdout)

@@ -14,6 +14,7 @@ from syncs.destinations import Destination
 from syncs.ledger import Ledger
 from syncs.plan import Plan
 from syncs.report import Preview
+from syncs.results import Target
 from syncs.rules import Rules
 from syncs.sending import row_of
 from syncs.spec import SyncSpec
@@ -29,6 +30,7 @@ def preview_of(
     ledger: Ledger,
     spec: SyncSpec,
     destination: Destination,
+    target: Target[Any],
     plan: Plan,
     rules: Rules,
     *,
@@ -60,7 +62,9 @@ def preview_of(
         # All at once, since each counts for the caps of those after it.
         going = _allowed(ledger, rules, list(plan.rows("message")), preview, limit)
         preview.messages_due = len(going)
-        preview.messages = [_message_preview(spec, destination, row) for row in going[:limit]]
+        preview.messages = [
+            _message_preview(spec, destination, target, row) for row in going[:limit]
+        ]
         return preview
     judged = rules.spec.policies.consent is not None and spec.mode != "mirror"
     for kind in ("create", "update", "resend"):
@@ -146,12 +150,13 @@ def _allowed(
 
 
 def _message_preview(
-    spec: SyncSpec, destination: Destination, row: Mapping[str, Any]
+    spec: SyncSpec, destination: Destination, target: Target[Any], row: Mapping[str, Any]
 ) -> dict[str, Any]:
     fields = _fields(spec, row)
     rendered = row_of(
         spec,
         destination,
+        target,
         row["action_key"],
         row["row_key"],
         fields,

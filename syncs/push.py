@@ -135,7 +135,7 @@ class Pusher:
                     report.status, report.message = "dry_run", planned.blocked
                     report.planned = planned.counts
                     report.preview = preview_of(
-                        self._ledger, spec, destination, planned, rules, limit=limit
+                        self._ledger, spec, destination, target, planned, rules, limit=limit
                     )
             elif pause := self._ledger.pause_of(spec.name):
                 report.status, report.message = "paused", str(pause)

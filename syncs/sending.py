@@ -172,6 +172,7 @@ class Run:
                     row_of(
                         self.spec,
                         self.destination,
+                        self.target,
                         action.action_key,
                         action.row_key,
                         action.payload,
@@ -306,6 +307,7 @@ class Run:
 def row_of(
     spec: SyncSpec,
     destination: Destination,
+    target: Target[Any],
     action_key: str,
     key: str,
     payload: Mapping[str, Any],
@@ -320,7 +322,8 @@ def row_of(
     """
     message = None
     if spec.template is not None:
-        message = templates.render(spec.template, payload, escape=destination.escape)
+        added = destination.variables(action_key, target.settings) if destination.variables else {}
+        message = templates.render(spec.template, {**added, **payload}, escape=destination.escape)
     fired_at = event_at.astimezone(UTC).isoformat().replace("+00:00", "Z") if event_at else None
     return Row(action_key, key, payload, customer_id, fired_at, message, leave)
 

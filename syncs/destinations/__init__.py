@@ -74,6 +74,8 @@ class Destination:
     idempotency_key: bool  # it drops a message whose key it has seen
     skips_absent: bool  # in update_only it leaves out by itself what it does not have
     escape: Callable[[str], str] | None  # for values put into a text template
+    variables: Callable[[str, Any], dict[str, Any]] | None  # for templates: action key, settings
+    headers: Callable[[Row, Any], dict[str, str]] | None  # a message's own, for a look at it
     channel: str | None  # of messages to customers, such as email; it has a suppression list
     address: str | None  # the column with the recipient's address on that channel
     # By object, the source that reads what it has and a query for it: key, fields (JSON text),
@@ -125,6 +127,8 @@ def load(name: str) -> Destination:
         idempotency_key=bool(getattr(module, "IDEMPOTENCY_KEY", False)),
         skips_absent=bool(getattr(module, "SKIPS_ABSENT", False)),
         escape=getattr(module, "escape", None),
+        variables=getattr(module, "variables", None),
+        headers=getattr(module, "headers", None),
         channel=getattr(module, "CHANNEL", None),
         address=getattr(module, "ADDRESS", None),
         read_back=getattr(module, "READ_BACK", {}),

@@ -6,12 +6,13 @@ import contextlib
 import smtplib
 import ssl
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from email.message import EmailMessage
-from email.utils import parseaddr
-from typing import Literal
+from email.utils import format_datetime, parseaddr
+from typing import Any, Literal
 from urllib.parse import urlencode
 
-from pydantic import SecretStr, model_validator
+from pydantic import SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from syncs.results import Fatal, HttpClient, Rejected, Retryable, Row, RowResult, Target, Unanswered
@@ -52,6 +53,7 @@ class Settings(BaseSettings):
     password: SecretStr | None = None
     from_address: str | None = None
     unsubscribe_url: str | None = None
+    postal_address: str | None = None
 
     @model_validator(mode="after")
     def _whole_login(self) -> Settings:
@@ -59,16 +61,23 @@ class Settings(BaseSettings):
             raise ValueError("USER and PASSWORD belong together: set both or none")
         return self
 
+    @field_validator("unsubscribe_url")
+    @classmethod
+    def _https(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith("https://"):
+            raise ValueError("UNSUBSCRIBE_URL must begin with https://, as RFC 8058 demands")
+        return value
+
 
 def push(rows: Sequence[Row], target: Target[Settings], http: HttpClient) -> list[RowResult]:
-    if not rows:
-        return []
-    messages = [compose(row, target.settings) for row in rows]
+    mails = [_composed(row, target.settings) for row in rows]
+    if all(isinstance(mail, RowResult) for mail in mails):
+        return [mail for mail in mails if isinstance(mail, RowResult)]
     server = _connect(target.settings)
     try:
-        return [_send(server, message) for message in messages]
+        return _send_all(server, mails)
     finally:
-        # Whatever the server says to the farewell, the mail's fate is already known.
+        # Whatever the server says to the farewell, the mails' fate is already known.
         with contextlib.suppress(OSError, smtplib.SMTPException):
             server.quit()
 
@@ -78,6 +87,21 @@ def check(target: Target[Settings], http: HttpClient) -> str:
     with contextlib.suppress(OSError, smtplib.SMTPException):
         server.quit()
     return f"{target.settings.host}, logged in as {target.settings.user or 'nobody'}"
+
+
+def variables(action_key: str, settings: Settings) -> dict[str, Any]:
+    """What templates may show besides the row: who sends, and how to get no more."""
+    name, address = parseaddr(settings.from_address or "")
+    return {
+        "sender_name": name or address,
+        "postal_address": settings.postal_address,
+        "unsubscribe_url": _unsubscribe(action_key, settings),
+    }
+
+
+def headers(row: Row, settings: Settings) -> dict[str, str]:
+    """The headers of the mail, for a look before it is sent."""
+    return {name: str(value) for name, value in compose(row, settings).items()}
 
 
 def compose(row: Row, settings: Settings) -> EmailMessage:
@@ -95,17 +119,29 @@ def compose(row: Row, settings: Settings) -> EmailMessage:
     message["To"] = address
     message["Subject"] = " ".join((row.message.subject or "").split())
     message["Message-ID"] = f"<{row.action_key}@{sender.rpartition('@')[2]}>"
+    message["Date"] = format_datetime(datetime.now(UTC))
+    message["List-Unsubscribe"] = f"<{_unsubscribe(row.action_key, settings)}>"
     if settings.unsubscribe_url:
-        joint = "&" if "?" in settings.unsubscribe_url else "?"
-        link = f"{settings.unsubscribe_url}{joint}{urlencode({'action': row.action_key})}"
-        message["List-Unsubscribe"] = f"<{link}>"
         message["List-Unsubscribe-Post"] = "List-Unsubscribe=One-Click"
-    else:
-        message["List-Unsubscribe"] = f"<mailto:{sender}?subject=unsubscribe>"
     message.set_content(row.message.text)
     if row.message.html:
         message.add_alternative(row.message.html, subtype="html")
     return message
+
+
+def _composed(row: Row, settings: Settings) -> EmailMessage | RowResult:
+    try:
+        return compose(row, settings)
+    except Rejected as error:
+        return RowResult.rejected(str(error))
+
+
+def _unsubscribe(action_key: str, settings: Settings) -> str:
+    """Where to go to get no more: the page, which learns the action key and no more; or a mail."""
+    if not settings.unsubscribe_url:
+        return f"mailto:{parseaddr(settings.from_address or "")[1]}?subject=unsubscribe"
+    joint = "&" if "?" in settings.unsubscribe_url else "?"
+    return f"{settings.unsubscribe_url}{joint}{urlencode({'action': action_key})}"
 
 
 def _connect(settings: Settings) -> smtplib.SMTP:

@@ -5,7 +5,8 @@ signals as (
         customer_id,
         trigger_id,
         fired_at,
-        expires_at
+        expires_at,
+        payload
     from {{ ref('churn_risk_rose') }}
     where expires_at > {{ as_of_ts() }}
 ),
@@ -17,7 +18,8 @@ customers as (
         name,
         email,
         company,
-        plan
+        plan,
+        signed_up_at
     from {{ ref('customers') }}
 ),
 
@@ -37,8 +39,18 @@ features as (
         customer_id,
         last_event_at,
         revenue_lifetime,
-        open_tickets
+        open_tickets,
+        subscription_expires_in_days
     from {{ ref('customer_features') }}
+),
+
+accounts as (
+    select
+        members.customer_id,
+        max(accounts.mrr) as mrr
+    from {{ ref('account_members') }} as members
+    inner join {{ ref('accounts') }} as accounts on members.account_id = accounts.account_id
+    group by members.customer_id
 )
 
 select
@@ -58,8 +70,13 @@ select
     scores.reason_3,
     features.revenue_lifetime as lifetime_value,
     features.last_event_at as last_seen_at,
-    features.open_tickets
+    features.open_tickets,
+    {{ json_number('signals.payload', 'lowest_score_7d') }} as churn_score_before,
+    accounts.mrr,
+    customers.signed_up_at as customer_since,
+    features.subscription_expires_in_days
 from signals
 inner join customers on signals.customer_id = customers.customer_id
 inner join scores on signals.customer_id = scores.customer_id
 inner join features on signals.customer_id = features.customer_id
+left join accounts on signals.customer_id = accounts.customer_id

@@ -1,4 +1,4 @@
-"""Email through any SMTP server: text and HTML, one message per row."""
+"""Email through any SMTP server: text and HTML, one message per row, many on one connection."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from syncs.results import Fatal, HttpClient, Rejected, Retryable, Row, RowResult, Target, Unanswered
 
 MODES = {"message"}
-BATCH_SIZE = 1
+BATCH_SIZE = 20  # on one connection; a crash leaves at most so many unknown
 RATE = 10.0
 CREDENTIALS = ("host", "from_address")
 SANDBOX = {
@@ -37,6 +37,8 @@ TIMEOUT = 20.0  # seconds, for each step of the conversation
 
 class Settings(BaseSettings):
     """SIGNALBOX_SMTP_EMAIL_HOST, _PORT, _STARTTLS, _USER, _PASSWORD, _FROM_ADDRESS.
+
+    _POSTAL_ADDRESS stands at the end of every mail, where a law asks for it.
 
     _UNSUBSCRIBE_URL is an https address that takes RFC 8058's one-click POST; without it the
     unsubscribe header is a mailto to the sender.
@@ -139,7 +141,8 @@ def _composed(row: Row, settings: Settings) -> EmailMessage | RowResult:
 def _unsubscribe(action_key: str, settings: Settings) -> str:
     """Where to go to get no more: the page, which learns the action key and no more; or a mail."""
     if not settings.unsubscribe_url:
-        return f"mailto:{parseaddr(settings.from_address or "")[1]}?subject=unsubscribe"
+        sender = parseaddr(settings.from_address or "")[1]
+        return f"mailto:{sender}?subject=unsubscribe"
     joint = "&" if "?" in settings.unsubscribe_url else "?"
     return f"{settings.unsubscribe_url}{joint}{urlencode({'action': action_key})}"
 
@@ -166,11 +169,37 @@ def _connect(settings: Settings) -> smtplib.SMTP:
     return server
 
 
+def _send_all(server: smtplib.SMTP, mails: Sequence[EmailMessage | RowResult]) -> list[RowResult]:
+    """Each mail is handed over once. What is left when the connection breaks has not begun."""
+    results: list[RowResult] = []
+    broken: str | None = None
+    for mail in mails:
+        if isinstance(mail, RowResult):
+            results.append(mail)
+        elif broken is not None:
+            results.append(RowResult.retrying(f"not sent: {broken}"))
+        else:
+            try:
+                result = _send(server, mail)
+                results.append(result)
+                if result.outcome != "delivered":
+                    # The server still holds the sender of the mail that it refused.
+                    with contextlib.suppress(OSError, smtplib.SMTPException):
+                        server.rset()
+            except Unanswered as error:
+                broken = str(error)
+                results.append(RowResult.unknown(broken))
+            except Retryable as error:
+                broken = str(error)
+                results.append(RowResult.retrying(broken))
+    return results
+
+
 def _send(server: smtplib.SMTP, message: EmailMessage) -> RowResult:
     # The envelope can fail without effect; only from DATA on may the mail have been taken.
     step: Literal["sender", "recipient"] = "sender"
     try:
-        code, words = server.mail(parseaddr(message["From"])[1])
+        code, words = server.mail(parseaddr(str(message["From"]))[1])
         if code == 250:
             step = "recipient"
             code, words = server.rcpt(message["To"])

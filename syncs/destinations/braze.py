@@ -3,7 +3,8 @@
 https://www.braze.com/docs/api/endpoints/user_data/post_user_track/
 
 `object: users` sets attributes by external_id, braze_id, email or phone (the key); null empties
-one, and `address.city` changes a part of a nested attribute. `object: events` tells an event:
+one, and `address.city` changes a part of a nested attribute. In update_only Braze itself leaves
+out whom it does not know, without a word. `object: events` tells an event:
 columns `name`, one of the four ids, and its properties; `object: purchases` the same with
 product_id, currency and price (quantity too, if given). Their time is when the trigger fired.
 
@@ -21,9 +22,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from syncs.results import Fatal, HttpClient, Rejected, Row, RowResult, Target, nested
 
-MODES = {"upsert", "message"}
+MODES = {"upsert", "update_only", "message"}
 OBJECTS = {
-    "users": {"modes": {"upsert"}},
+    "users": {"modes": {"upsert", "update_only"}, "skips_absent": True},
     "events": {"modes": {"message"}, "required_columns": {"name"}},
     "purchases": {
         "modes": {"message"},
@@ -60,7 +61,7 @@ def push(rows: Sequence[Row], target: Target[Settings], http: HttpClient) -> lis
         return []
     array = _ARRAYS[target.object]
     if target.object == "users":
-        items = [_attributes(row, target.key) for row in rows]
+        items = [_attributes(row, target) for row in rows]
     else:
         items = [_happening(row, target) for row in rows]
     answer = http.post(
@@ -95,12 +96,15 @@ def _headers(settings: Settings) -> dict[str, str]:
     return {"Authorization": f"Bearer {settings.api_key.get_secret_value()}"}
 
 
-def _attributes(row: Row, key: str) -> dict[str, Any]:
-    if key not in IDENTIFIERS:
-        raise Fatal(f"braze: the key must be {', '.join(IDENTIFIERS)}, not {key}")
-    deep = any("." in name for name in row.fields)
-    # Without the flag a nested attribute is replaced as a whole.
-    return {**nested(row.fields), **({"_merge_objects": True} if deep else {})}
+def _attributes(row: Row, target: Target[Settings]) -> dict[str, Any]:
+    if target.key not in IDENTIFIERS:
+        raise Fatal(f"braze: the key must be {', '.join(IDENTIFIERS)}, not {target.key}")
+    flags = {
+        # Without it a nested attribute is replaced as a whole.
+        "_merge_objects": any("." in name for name in row.fields),
+        "_update_existing_only": target.mode == "update_only",
+    }
+    return {**nested(row.fields), **{name: True for name, is_on in flags.items() if is_on}}
 
 
 def _happening(row: Row, target: Target[Settings]) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 https://developers.intercom.com/docs/references/rest-api/api.intercom.io/contacts
 
 Columns with a contact's own names stay, all others are `custom_attributes`, which have to exist
-in Intercom; null empties one. A new contact is a user unless the column `role` says lead.
+in Intercom; null empties one. A new contact is a user unless the column `role` says lead; in
+update_only none is made.
 
 Delivered means stored. Intercom's search lags behind by seconds: where it does not find a contact
 that exists, creating it is refused as a conflict, and the row is tried again.
@@ -20,7 +21,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from syncs.results import Fatal, HttpClient, Rejected, Row, RowResult, Target, nested
 
-MODES = {"upsert"}
+MODES = {"upsert", "update_only"}
+SKIPS_ABSENT = True
 OBJECTS = {"contacts"}
 BATCH_SIZE = 1
 API_VERSION = "2.16"
@@ -86,6 +88,8 @@ def _upsert(row: Row, target: Target[Settings], http: HttpClient) -> RowResult:
         return RowResult.delivered(
             http.request("PUT", url, json=contact, headers=headers).status_code
         )
+    if target.mode == "update_only":
+        return RowResult.delivered()
     try:
         answer = http.post(contacts, json={"role": "user", **contact}, headers=headers)
     except Rejected as error:

@@ -19,7 +19,7 @@ from email.utils import parseaddr
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from pydantic import SecretStr
+from pydantic import SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from syncs.results import Fatal, HttpClient, Rejected, Row, RowResult, Target, in_parts, nested
@@ -61,9 +61,10 @@ _CONTACT = {
 class Settings(BaseSettings):
     """SIGNALBOX_SENDGRID_API_KEY is a key with Marketing (contacts) or Mail Send access (mail).
 
-    _FROM_ADDRESS is a verified sender, _UNSUBSCRIBE_URL an https address that takes RFC 8058's
-    one-click POST; without it the unsubscribe header is a mailto to the sender. For subusers in
-    Europe _BASE_URL is https://api.eu.sendgrid.com.
+    _FROM_ADDRESS is a verified sender, _POSTAL_ADDRESS stands at the end of every mail,
+    _UNSUBSCRIBE_URL is an https address that takes RFC 8058's one-click POST; without it the
+    unsubscribe header is a mailto to the sender. For subusers in Europe _BASE_URL is
+    https://api.eu.sendgrid.com.
     """
 
     model_config = SettingsConfigDict(
@@ -73,7 +74,15 @@ class Settings(BaseSettings):
     api_key: SecretStr | None = None
     from_address: str | None = None
     unsubscribe_url: str | None = None
+    postal_address: str | None = None
     base_url: str = "https://api.sendgrid.com"
+
+    @field_validator("unsubscribe_url")
+    @classmethod
+    def _https(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith("https://"):
+            raise ValueError("UNSUBSCRIBE_URL must begin with https://, as RFC 8058 demands")
+        return value
 
 
 def push(rows: Sequence[Row], target: Target[Settings], http: HttpClient) -> list[RowResult]:
@@ -97,6 +106,24 @@ def check(target: Target[Settings], http: HttpClient) -> str:
     url = f"{target.settings.base_url}/v3/scopes"
     scopes = set(http.get(url, headers=_headers(target.settings)).body["scopes"])
     return f"a key with {len(scopes)} scopes, mail {'yes' if 'mail.send' in scopes else 'no'}"
+
+
+def variables(action_key: str, settings: Settings) -> dict[str, Any]:
+    """What templates may show besides the row: who sends, and how to get no more."""
+    name, address = parseaddr(settings.from_address or "")
+    return {
+        "sender_name": name or address,
+        "postal_address": settings.postal_address,
+        "unsubscribe_url": _unsubscribe(action_key, settings),
+    }
+
+
+def headers(row: Row, settings: Settings) -> dict[str, str]:
+    """The headers of the mail, for a look before it is sent."""
+    mail = _mail(row, settings)
+    to = str(row.fields["to_email"]).strip()
+    known = {"From": str(settings.from_address), "To": to, "Subject": mail["subject"]}
+    return {**known, **mail["headers"]}
 
 
 def _headers(settings: Settings) -> dict[str, str]:
@@ -141,14 +168,9 @@ def _mail(row: Row, settings: Settings) -> dict[str, Any]:
     name, sender = parseaddr(settings.from_address or "")
     if not sender:
         raise Fatal("set SIGNALBOX_SENDGRID_FROM_ADDRESS to send mail")
-    unsubscribe = {"List-Unsubscribe": f"<mailto:{sender}?subject=unsubscribe>"}
+    unsubscribe = {"List-Unsubscribe": f"<{_unsubscribe(row.action_key, settings)}>"}
     if settings.unsubscribe_url:
-        joint = "&" if "?" in settings.unsubscribe_url else "?"
-        link = f"{settings.unsubscribe_url}{joint}{urlencode({'action': row.action_key})}"
-        unsubscribe = {
-            "List-Unsubscribe": f"<{link}>",
-            "List-Unsubscribe-Post": "List-Unsubscribe=One-Click",
-        }
+        unsubscribe["List-Unsubscribe-Post"] = "List-Unsubscribe=One-Click"
     parts = (("text/plain", row.message.text), ("text/html", row.message.html))
     return {
         "personalizations": [
@@ -159,3 +181,11 @@ def _mail(row: Row, settings: Settings) -> dict[str, Any]:
         "content": [{"type": kind, "value": text} for kind, text in parts if text],
         "headers": unsubscribe,
     }
+
+
+def _unsubscribe(action_key: str, settings: Settings) -> str:
+    """Where to go to get no more: the page, which learns the action key and no more; or a mail."""
+    if not settings.unsubscribe_url:
+        return f"mailto:{parseaddr(settings.from_address or '')[1]}?subject=unsubscribe"
+    joint = "&" if "?" in settings.unsubscribe_url else "?"
+    return f"{settings.unsubscribe_url}{joint}{urlencode({'action': action_key})}"

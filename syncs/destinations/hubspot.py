@@ -1,6 +1,6 @@
-"""HubSpot contacts: batch upsert by a unique property, CRM API v3.
+"""HubSpot contacts and companies: batch upsert by a property with unique values, CRM API v3.
 
-https://developers.hubspot.com/docs/api-reference/crm-contacts-v3
+https://developers.hubspot.com/docs/api-reference/crm-contacts-v3 and crm-companies-v3
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Any
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from syncs.results import HttpClient, Row, RowResult, Target
+from syncs.results import Fatal, HttpClient, Row, RowResult, Target
 
 MODES = {"upsert", "update_only"}
-OBJECTS = {"contacts"}
+OBJECTS: dict[str, dict[str, Any]] = {"contacts": {}, "companies": {"modes": {"upsert"}}}
 BATCH_SIZE = 100
 API_VERSION = "crm/v3"
 RATE = 8.0  # a private app may send 100 requests in 10 seconds, reads included
@@ -32,7 +32,10 @@ SANDBOX = {"token": "sandbox", "base_url": "{url}/hubspot"}
 
 
 class Settings(BaseSettings):
-    """SIGNALBOX_HUBSPOT_TOKEN is the access token of a private app with contact write scope."""
+    """SIGNALBOX_HUBSPOT_TOKEN is a private app's access token that may write what is synced.
+
+    Companies are found by a property of your own, made with "require unique values".
+    """
 
     model_config = SettingsConfigDict(
         env_prefix="SIGNALBOX_HUBSPOT_", extra="ignore", env_ignore_empty=True
@@ -45,6 +48,11 @@ class Settings(BaseSettings):
 def push(rows: Sequence[Row], target: Target[Settings], http: HttpClient) -> list[RowResult]:
     if not rows:
         return []
+    if target.object == "companies" and target.key in ("domain", "name"):
+        raise Fatal(
+            f"HubSpot does not keep the {target.key} of companies unique, so it finds none by it; "
+            "make a company property with unique values and let it be the sync's key"
+        )
     answer = http.post(
         f"{target.settings.base_url}/crm/v3/objects/{target.object}/batch/upsert",
         json={"inputs": [_input(row, number, target.key) for number, row in enumerate(rows)]},

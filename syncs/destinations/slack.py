@@ -1,12 +1,14 @@
-"""Slack: one message to one channel, chat.postMessage.
+"""Slack: one message to one channel, as a bot or by an incoming webhook.
 
 https://docs.slack.dev/reference/methods/chat.postMessage
+https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -18,7 +20,17 @@ BATCH_SIZE = 1
 API_VERSION = "web api"  # Slack's methods carry no version
 RATE = 1.0  # Slack takes about one message a second per channel
 CREDENTIALS = ("token",)
-SANDBOX = {"token": "sandbox", "base_url": "{url}/slack"}
+SANDBOX = {
+    "token": "sandbox",
+    "base_url": "{url}/slack",
+    "webhook_url": "{url}/slack/services/T0SANDBOX/B0SANDBOX/sandbox",
+}
+# A webhook posts to the channel that it was made for.
+WEBHOOK = "incoming_webhook"
+OBJECTS: dict[str, dict[str, Any]] = {
+    "message": {},
+    WEBHOOK: {"credentials": ("webhook_url",), "required_columns": frozenset()},
+}
 REQUIRED_COLUMNS = {"channel"}
 TEMPLATE_REQUIRED = True
 
@@ -42,13 +54,17 @@ _NEEDS_A_PERSON = {
 
 
 class Settings(BaseSettings):
-    """SIGNALBOX_SLACK_TOKEN is a bot token (xoxb-…) with the scope chat:write."""
+    """SIGNALBOX_SLACK_TOKEN is a bot token (xoxb-…) with the scope chat:write.
+
+    SIGNALBOX_SLACK_WEBHOOK_URL is for syncs with the object incoming_webhook: a secret, too.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix="SIGNALBOX_SLACK_", extra="ignore", env_ignore_empty=True
     )
 
     token: SecretStr | None = None
+    webhook_url: SecretStr | None = None
     base_url: str = "https://slack.com"
 
 
@@ -58,10 +74,14 @@ def escape(value: str) -> str:
 
 
 def push(rows: Sequence[Row], target: Target[Settings], http: HttpClient) -> list[RowResult]:
-    return [_post(row, target.settings, http) for row in rows]
+    post = _post_by_webhook if target.object == WEBHOOK else _post
+    return [post(row, target.settings, http) for row in rows]
 
 
 def check(target: Target[Settings], http: HttpClient) -> str:
+    """Asks whose the token is. A webhook is not called: it posts whatever it gets."""
+    if target.object == WEBHOOK:
+        return f"a webhook at {urlsplit(_webhook(target.settings)).hostname} (not called)"
     answer = http.post(
         f"{target.settings.base_url}/api/auth.test", headers=_headers(target.settings)
     )
@@ -77,6 +97,20 @@ def _headers(settings: Settings) -> dict[str, str]:
         "Authorization": f"Bearer {settings.token.get_secret_value()}",
         "Content-Type": "application/json; charset=utf-8",
     }
+
+
+def _webhook(settings: Settings) -> str:
+    assert settings.webhook_url is not None
+    return settings.webhook_url.get_secret_value()
+
+
+def _post_by_webhook(row: Row, settings: Settings, http: HttpClient) -> RowResult:
+    assert row.message is not None
+    message = {"text": row.message.text, "unfurl_links": False}
+    answer = http.post(_webhook(settings), json=message)
+    if answer.body != "ok":
+        raise Unanswered("Slack's answer is not one of a webhook", status_code=answer.status_code)
+    return RowResult.delivered(answer.status_code)
 
 
 def _post(row: Row, settings: Settings, http: HttpClient) -> RowResult:

@@ -35,6 +35,8 @@ IDEMPOTENCY_KEY = True  # webhook-id: the receiver drops what it has seen
 class Settings(BaseSettings):
     """SIGNALBOX_WEBHOOK_BASE_URL and _SECRET (whsec_…). A sync's `object` is the path below it.
 
+    While a secret is replaced by another, both stand there with a space between: each signs.
+
     Hosts with a private address are refused unless SIGNALBOX_WEBHOOK_ALLOW_HOSTS names them,
     separated by commas.
     """
@@ -87,12 +89,16 @@ def _post(row: Row, target: Target[Settings], http: HttpClient) -> RowResult:
 
 
 def sign(secret: str, message_id: str, timestamp: str, body: bytes) -> str:
-    """The `webhook-signature` header: HMAC-SHA256 over id, timestamp and body."""
-    try:
-        key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
-    except binascii.Error:
-        raise Fatal(
-            "SIGNALBOX_WEBHOOK_SECRET must be whsec_ followed by the key in base64"
-        ) from None
+    """The `webhook-signature` header: HMAC-SHA256 over id, timestamp and body, by each secret."""
     content = f"{message_id}.{timestamp}.".encode() + body
-    return "v1," + base64.b64encode(hmac.new(key, content, hashlib.sha256).digest()).decode()
+    signatures = []
+    for each in secret.split():
+        try:
+            key = base64.b64decode(each.removeprefix("whsec_"), validate=True)
+        except binascii.Error:
+            raise Fatal(
+                "SIGNALBOX_WEBHOOK_SECRET must be whsec_ followed by the key in base64"
+            ) from None
+        digest = hmac.new(key, content, hashlib.sha256).digest()
+        signatures.append("v1," + base64.b64encode(digest).decode())
+    return " ".join(signatures)

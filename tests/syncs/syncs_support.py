@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qsl
 
 import duckdb
 
@@ -30,6 +31,9 @@ class Request:
 
     @property
     def json(self) -> Any:
+        """The body: JSON, or the fields of a form."""
+        if "form-urlencoded" in self.headers.get("content-type", ""):
+            return dict(parse_qsl(self.body.decode(), keep_blank_values=True))
         return json.loads(self.body) if self.body else None
 
 

@@ -31,7 +31,7 @@ def contacts(**changes: Any) -> dict[str, Any]:
 
 
 def alerts(columns: list[str] = MESSAGE_COLUMNS, **changes: Any) -> dict[str, Any]:
-    sync = {"destination": "slack", "mode": "message", "key": "trigger_id",
+    sync = {"destination": "slack", "object": "message", "mode": "message", "key": "trigger_id",
             "template": "churn_risk_rose"}  # fmt: skip
     return manifest("sync_slack__alert", sync | changes, columns)
 
@@ -55,7 +55,7 @@ def test_a_sync_is_read_from_its_model() -> None:
         (contacts(colour="red"), "colour: unknown key; allowed are destination, object"),
         (contacts(destination="salesfroce"), "destination: no destination 'salesfroce'"),
         (contacts(destination="slack"), "is called sync_slack__"),
-        (contacts(object="deals"), "object: 'deals' .* allowed: contacts"),
+        (contacts(object="deals"), "object: 'deals' .* allowed: companies, contacts"),
         (contacts(mode="mirror"), "mode: 'mirror' is not a mode of hubspot; allowed: upsert"),
         (contacts(mode="message"), "mode: 'message' .* allowed: upsert, update_only"),
         (contacts(key="mail"), "key: 'mail' is not a column; columns: email, score"),

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from syncs.ledger import Ledger
     from syncs.push import Pusher
     from syncs.report import SyncReport
+    from syncs.sample import Sample
     from syncs.spec import SyncSpec
 
 
@@ -87,6 +88,68 @@ def facts(settings: Settings, connect: Callable[[], DuckDBPyConnection]) -> Lake
     zone = time_zone(settings.time_zone)
     assert zone is not None  # the setting was checked
     return LakeFacts(connect, fallback=zone)
+
+
+def samples(settings: Settings, name: str, customer: str | None) -> list[Sample]:
+    """What one customer would be sent by a sync now, and what speaks against it.
+
+    Args:
+        settings: which home.
+        name: the sync.
+        customer: a customer id, or any id the customer is known by, such as a user id or an email
+            address. None: somebody for whom the sync has a row.
+
+    Raises:
+        SyncError: the customer has no row, and the message says who has.
+    """
+    from syncs.results import Fatal
+
+    warehouse.ensure(settings)
+    (spec,) = specs(settings, name)
+    with lake.connect(settings) as connection:
+        column = "customer_id" if spec.has("customer_id") else spec.key
+        found = _customer(connection, customer) if customer else None
+        if customer is None or not _has_row(connection, spec, column, found or customer):
+            some, count = _who_has_rows(connection, spec, column)
+            if not count:
+                raise Fatal(
+                    f"{spec.model} has no rows now: nothing that it tells of has happened lately"
+                )
+            if customer is not None:
+                why = "has no row in" if found else "is nobody known, and has no row in"
+                raise Fatal(f"{customer} {why} {spec.model}; of {count:,} that do: {some}")
+            found = some.split(", ")[0]
+        return _pusher(settings).samples(
+            spec,
+            connection,
+            found or str(customer),
+            facts=facts(settings, connection.cursor),
+        )
+
+
+def _customer(connection: DuckDBPyConnection, known_by: str) -> str | None:
+    row = connection.execute(
+        "select customer_id from identity_map"
+        " where customer_id = $id or id_value = $id or id_value = lower($id)"
+        " order by customer_id = $id desc, kind_rank limit 1",
+        {"id": known_by},
+    ).fetchone()
+    return str(row[0]) if row else None
+
+
+def _has_row(connection: DuckDBPyConnection, spec: SyncSpec, column: str, value: str) -> bool:
+    query = f'select 1 from {spec.relation} where "{column}" = $value limit 1'
+    return connection.execute(query, {"value": value}).fetchone() is not None
+
+
+def _who_has_rows(connection: DuckDBPyConnection, spec: SyncSpec, column: str) -> tuple[str, int]:
+    """The first few of those who have a row, and how many there are."""
+    newest = "max(fired_at) desc, " if spec.has("fired_at") else ""
+    rows = connection.execute(
+        f'select "{column}", count(*) over () from {spec.relation} where "{column}" is not null'
+        f' group by "{column}" order by {newest}"{column}" limit 5'
+    ).fetchall()
+    return ", ".join(str(row[0]) for row in rows), int(rows[0][1]) if rows else 0
 
 
 def held_out(settings: Settings) -> set[str]:
@@ -162,12 +225,14 @@ def _kept_pusher(ledger_url: str, sandbox: Sandbox, caps: tuple[tuple[str, str],
     from syncs.push import Pusher
 
     if caps:
-        known = {load(name).channel for name in available()} - {None}
+        every = [load(name) for name in available()]
+        known = {one.channel for one in every}
+        known |= {of.get("channel") for one in every for of in one.variants.values()}
         for channel, _ in caps:
             if channel not in known:
                 raise SettingsError(
                     f"SIGNALBOX_MESSAGE_CAPS: no destination sends on {channel!r}; channels are "
-                    + ", ".join(sorted(name for name in known if name))
+                    + ", ".join(sorted(filter(None, known)))
                 )
     return Pusher(
         Ledger(ledger_url),

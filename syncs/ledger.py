@@ -321,11 +321,20 @@ class Ledger:
             return connection.execute(statement).rowcount
 
     def history(
-        self, sync: str, policies: Policies, customers: Sequence[str], since: datetime
+        self,
+        sync: str,
+        policies: Policies,
+        customers: Sequence[str],
+        since: datetime,
+        *,
+        but: Sequence[str] = (),
     ) -> History:
-        """What the caps of a sync would look back on now, for looking only: nothing is locked."""
+        """What the caps of a sync would look back on now, for looking only: nothing is locked.
+
+        Actions whose keys are in `but` are left out.
+        """
         with self._engine.connect() as connection:
-            return history(connection, sync, policies, customers, since, [])
+            return history(connection, sync, policies, customers, since, but)
 
     def pause_of(self, sync: str) -> Pause | None:
         """The pause of a sync, if a person paused it."""

@@ -26,6 +26,7 @@ from syncs.preview import preview_of
 from syncs.report import SyncReport
 from syncs.results import HttpClient, SyncError, Target
 from syncs.rules import Paused, Rules
+from syncs.sample import Sample, samples_of
 from syncs.sending import Pace, Progress, Run, log, repeatable
 from syncs.spec import SyncSpec
 
@@ -102,13 +103,7 @@ class Pusher:
         clock = time.monotonic()
         report = SyncReport(sync=spec.name, destination=spec.destination)
         try:
-            destination = destinations.load(spec.destination).of(spec.object)
-            target = destinations.aim(
-                destinations.resolve(destination, self._sandbox, env_file=self._env_file),
-                object_name=spec.object,
-                key=spec.key,
-                mode=spec.mode,
-            )
+            destination, target = self._aim(spec)
             report.sandbox = target.sandbox
             source, read_back = destination.read_back.get(spec.object, (None, None))
             if (source in live_sources) == target.sandbox:
@@ -165,6 +160,29 @@ class Pusher:
             with contextlib.suppress(SyncError, SQLAlchemyError):
                 self._conclude(report, started)
         return report
+
+    def samples(
+        self,
+        spec: SyncSpec,
+        connection: duckdb.DuckDBPyConnection,
+        customer_id: str,
+        *,
+        facts: ReadFacts | None = None,
+    ) -> list[Sample]:
+        """What a customer would be sent now, and what speaks against it; see `samples_of`."""
+        destination, target = self._aim(spec)
+        rules = Rules(spec, facts, self._channel_caps)
+        return samples_of(self._ledger, spec, destination, target, rules, connection, customer_id)
+
+    def _aim(self, spec: SyncSpec) -> tuple[Destination, Target[Any]]:
+        destination = destinations.load(spec.destination).of(spec.object)
+        target = destinations.aim(
+            destinations.resolve(destination, self._sandbox, env_file=self._env_file),
+            object_name=spec.object,
+            key=spec.key,
+            mode=spec.mode,
+        )
+        return destination, target
 
     def _record(
         self,

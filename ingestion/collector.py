@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
+from ingestion.appender import Log
 from ingestion.client import Proxies
 from ingestion.contract import CONTRACTS, Contracts
 from ingestion.counters import Counters
 from ingestion.envelope import Limits
+from ingestion.hooks import Hook
 from ingestion.http_api import create_app
 from ingestion.log import EventLog
 from ingestion.log_server import LogServer
+from ingestion.open_log import open_log
 from ingestion.protocol import ConnectionLimits
 from ingestion.request import SourcePolicy
+from ingestion.segment import make_directory
 from ingestion.serving import Site, serve
 from ingestion.workers import WorkersFailed, serve_with_workers
 
@@ -44,18 +49,22 @@ def run(
     trusted_proxies: Iterable[str] = (),
     workers: int = 1,
     reserve_bytes: int = 0,
+    log_url: str = "",
+    hooks: Mapping[str, Hook] | None = None,
     on_ready: Callable[[int], None] | None = None,
 ) -> None:
     """Serve the collector until SIGINT or SIGTERM, then finish what is in flight and return.
 
     With one worker this process does all the work. With more, each is a process that takes
     requests, and this one alone writes the log. Meanwhile other processes may append through
-    `RemoteLog`. With less than `reserve_bytes` free on the log's disk nothing is taken.
+    `RemoteLog`. With less than `reserve_bytes` free on the log's disk nothing is taken. With a
+    `log_url`, kafka://…, that topic is the log, and the directory holds only what goes with it.
 
     `write_keys` maps a key to the name of its source or to a SourcePolicy. `port` 0 takes any free
     one; `on_ready` is called with the port in use once connections are taken. `trusted_proxies`
-    are the addresses or networks whose X-Forwarded headers are believed. Raises CollectorError,
-    ContractError or LogError if it cannot start.
+    are the addresses or networks whose X-Forwarded headers are believed. `hooks` are the vendors
+    that may call POST /v1/hooks/<name>. Raises CollectorError, ContractError or LogError if it
+    cannot start.
     """
     if not write_keys:
         raise CollectorError(
@@ -76,11 +85,12 @@ def run(
         limits or Limits(),
         connections or ConnectionLimits(),
         trusted_proxies,
+        dict(hooks or {}),
     )
     with (
         _listen(host, port) as listener,
-        EventLog(log_directory, reserve_bytes=reserve_bytes) as log,
-        LogServer(log, log.directory),
+        _open_log(log_directory, log_url, reserve_bytes) as log,
+        LogServer(log, log_directory),
     ):
         if log.recovered_bytes:
             logger.warning("the log had a torn tail; %d bytes were cut", log.recovered_bytes)
@@ -89,9 +99,20 @@ def run(
             serve(site, log, listener, Counters(), ready)
             return
         try:
-            serve_with_workers(workers, site, log.directory, listener, ready)
+            serve_with_workers(workers, site, log_directory, listener, ready)
         except WorkersFailed as error:
             raise CollectorError(str(error)) from None
+
+
+@contextmanager
+def _open_log(directory: Path, url: str, reserve_bytes: int) -> Iterator[Log]:
+    if url:
+        make_directory(directory)  # for the socket of those that append through us
+        with open_log(directory, url) as topic:
+            yield topic
+        return
+    with EventLog(directory, reserve_bytes=reserve_bytes) as log:
+        yield log
 
 
 def _listen(host: str, port: int) -> socket.socket:

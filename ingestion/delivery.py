@@ -103,16 +103,18 @@ class Door:
     events: Mapping[str, str] = field(default_factory=dict)
     limits: Limits = LIMITS
 
-    def record(self, delivery: Delivery, now: datetime) -> bytes:
-        """The encoded log record of a delivery; never raises on input.
+    def judge(self, delivery: Delivery, now: datetime) -> LogRecord:
+        """The log record of a delivery; never raises on input.
 
         The skew of the sender's clock is judged by when the broker took the message; `received_at`
         is when we did.
         """
-        taken = min(delivery.time or now, now)
-        record = self._judged(delivery, taken)
-        record = msgspec.structs.replace(record, received_at=format_time(now))
-        encoded = encode_record(record)
+        record = self._judged(delivery, min(delivery.time or now, now))
+        return msgspec.structs.replace(record, received_at=format_time(now))
+
+    def record(self, delivery: Delivery, now: datetime) -> bytes:
+        """The same, encoded, and small enough for the log."""
+        encoded = encode_record(self.judge(delivery, now))
         if len(encoded) > MAX_RECORD_BYTES:  # JSON in JSON can be six times as long
             encoded = encode_record(_unreadable(delivery, self.source.name, _OVERSIZED, now))
         return encoded

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, parse_qsl
 
 import msgspec
 
@@ -33,6 +33,7 @@ from ingestion.envelope import (
     parse_time,
     to_record,
 )
+from ingestion.hooks import Hook
 from ingestion.log import LogError
 from ingestion.merge import Defaults, merged
 from ingestion.openapi import describe
@@ -49,6 +50,7 @@ from ingestion.request import (
     too_large,
 )
 from ingestion.routes import Route, find
+from ingestion.sources import Request
 
 Scope = MutableMapping[str, Any]
 Headers = Mapping[bytes, bytes]
@@ -95,6 +97,7 @@ class Collector:
         clock: Callable[[], datetime],
         proxies: Proxies,
         counters: Counters,
+        hooks: Mapping[str, Hook],
     ) -> None:
         self.counters = counters
         self._log = log
@@ -103,6 +106,7 @@ class Collector:
         self._limits = limits
         self._clock = clock
         self._proxies = proxies
+        self._hooks = hooks
         self._rates = RateLimiter()
         self._started = time.monotonic()
         self._appender: Appender | None = None
@@ -169,6 +173,8 @@ class Collector:
             source = self._admit(header_key(headers) or _query_key(scope) or body_key(batch))
             await self._store(batch, source, route, scope, headers)
             return _Reply(200, pixel.GIF, (_GIF, (b"cache-control", b"no-store")))
+        if route.kind == "hook":
+            return _json(await self._take_hook(path, scope, headers, receive))
         if route.kind == "health":
             return await self._health()
         if route.kind == "openapi":
@@ -283,6 +289,24 @@ class Collector:
             await self._append([encode_record(record) for record in records])
         return self._answer(records)
 
+    async def _take_hook(
+        self, path: str, scope: Scope, headers: Headers, receive: Receive
+    ) -> dict[str, Any]:
+        """Take a vendor's signed call; see `ingestion.hooks`."""
+        hook = self._hooks.get(path.rpartition("/")[2])
+        if hook is None:
+            raise RequestError(404, "not_found", "This source is not in SIGNALBOX_SOURCES.")
+        request = Request(
+            await self._body(receive),
+            {k.decode("latin-1"): v.decode("latin-1") for k, v in headers.items()},
+            dict(parse_qsl(scope["query_string"].decode("latin-1"))),
+        )
+        # In a thread: to check a signature, keys may have to be fetched first.
+        records = await asyncio.to_thread(hook.records, request, self._contracts, self._clock())
+        if records:
+            await self._append([encode_record(record) for record in records])
+        return self._answer(records)
+
     def _defaults(
         self, batch: Batch, source: SourcePolicy, scope: Scope, headers: Headers
     ) -> Defaults | None:
@@ -388,11 +412,13 @@ def create_app(
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     proxies: Proxies | None = None,
     counters: Counters | None = None,
+    hooks: Mapping[str, Hook] | None = None,
 ) -> Collector:
     """The collector as an ASGI app over an open log.
 
     `write_keys` maps a key to the name of its source, or to a SourcePolicy. The caller closes the
     log, after the app's lifespan has ended. `counters` are shared by the workers of one collector.
+    `hooks` are the sources that call us, by name.
     """
     return Collector(
         log,
@@ -402,6 +428,7 @@ def create_app(
         clock,
         proxies or Proxies(),
         counters or Counters(),
+        hooks or {},
     )
 
 

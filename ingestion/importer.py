@@ -33,8 +33,8 @@ from ingestion.envelope import (
     to_record,
 )
 from ingestion.log import LogBusy, LogError
-from ingestion.log_server import open_log
 from ingestion.mapping import MappingError, map_file, read_mapping
+from ingestion.open_log import open_log
 
 # What shares one fsync; a message of up to 1 MB may come along beyond.
 BATCH_MESSAGES = 2_000
@@ -86,6 +86,7 @@ def import_file(
     contracts: Contracts | None = None,
     unknown_events: Policy = "quarantine",
     violations: Policy = "quarantine",
+    log_url: str = "",
     progress: Progress | None = None,
 ) -> ImportResult:
     """Append the messages of a file to the event log.
@@ -98,6 +99,7 @@ def import_file(
         contracts: those to check against; none: the shipped ones.
         unknown_events: what to do with events that have no contract; `reject` quarantines here.
         violations: the same, of events that break theirs.
+        log_url: kafka://…, if the log is a topic.
         progress: called with the messages done so far and the share of the work done, 0 to 1.
 
     Raises:
@@ -109,7 +111,7 @@ def import_file(
     reasons: Counter[str] = Counter()
     done = 0
     try:
-        with _open(path, mapping) as file, open_log(log_dir) as log:
+        with _open(path, mapping) as file, open_log(log_dir, log_url) as log:
             written = range(log.end(), log.end())
             for batch in _batches(file.messages):
                 now = datetime.now(UTC)

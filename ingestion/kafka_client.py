@@ -18,6 +18,8 @@ def client_settings(servers: str, more: Mapping[str, str], reports: Errors) -> d
         "client.id": "signalbox",
         "error_cb": reports,
         "logger": logger,  # its own would write to standard error
+        "log_level": 2,  # a broker that is away is said by errors, once for each attempt
+        "log.connection.close": False,
         **more,
     }
 

@@ -10,7 +10,7 @@ rows are erased.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,8 +28,9 @@ from ingestion.destination import (
     run,
 )
 from ingestion.loaded import publish_loaded
-from ingestion.log import LogReader
+from ingestion.open_log import Reader, open_reader
 from ingestion.record_tables import split
+from ingestion.repeats import RepeatIndex, key_columns
 
 if TYPE_CHECKING:
     from dlt.pipeline.pipeline import Pipeline
@@ -62,13 +63,14 @@ class Loader:
     """
 
     def __init__(
-        self, catalog_url: str, data_path: str, log_dir: Path, pipelines_dir: Path
+        self, catalog_url: str, data_path: str, log: Path | Reader, pipelines_dir: Path
     ) -> None:
         self._lake = Lake(catalog_url, data_path, pipelines_dir)
-        self._log = LogReader(log_dir)
+        self._log = open_reader(log) if isinstance(log, Path) else log
         self._connection: DuckDBPyConnection | None = None
         self._pipeline: Pipeline | None = None
-        self._batch = _Batch(self._log, 0, 0)
+        self._repeats = RepeatIndex(pipelines_dir / "message_keys")
+        self._batch = _Batch(self._log, 0, 0, self._with_repeats)
 
     def ensure_tables(self) -> None:
         """Create the raw tables where they are missing, empty and with all columns.
@@ -92,7 +94,7 @@ class Loader:
                 for statement in _additions(cursor, table, found.get(table))
             ]
             if "_log_position" not in found:
-                changes.append(f"create table {_POSITION} (next_seq bigint)")
+                changes.append(f"create table {_POSITION} (next_seq bigint, keys_id varchar)")
             if not changes:
                 return
             cursor.execute("begin")
@@ -107,14 +109,18 @@ class Loader:
         Raises:
             LoadError: the lake cannot be opened.
         """
+        return self._state()[0]
+
+    def _state(self) -> tuple[int, str | None]:
+        """The position, and the `id` of the index of message keys that was last used."""
         import duckdb
 
         with self._cursor() as cursor:
             try:
-                row = cursor.execute(f"select max(next_seq) from {_POSITION}").fetchone()
+                row = cursor.execute(f"select next_seq, keys_id from {_POSITION}").fetchone()
             except duckdb.CatalogException:
-                return 0  # nothing was ever loaded
-        return row[0] or 0 if row else 0
+                row = None  # nothing was ever loaded
+        return (int(row[0]), row[1]) if row else (0, None)
 
     def load(self, max_records: int | None = None, *, skip_missing: bool = False) -> LoadResult:
         """Load what the log holds at this moment, in batches, each committed for itself.
@@ -131,7 +137,7 @@ class Loader:
         started = time.monotonic()
         if self._pipeline is None:
             self.ensure_tables()
-        first = self.position()
+        first, keys_id = self._state()
         end = self._log.end()
         if first > end:
             raise LoadError(
@@ -153,8 +159,11 @@ class Loader:
         if max_records is not None:
             end = min(end, first + max_records)
         result = LoadResult(first, first)
+        if first < end:
+            self._repeats.prepare(first, keys_id, self._all_keys)
         while result.next_seq < end:
-            batch = _Batch(self._log, result.next_seq, min(end, result.next_seq + BATCH_RECORDS))
+            stop = min(end, result.next_seq + BATCH_RECORDS)
+            batch = _Batch(self._log, result.next_seq, stop, self._with_repeats)
             self._run(batch)
             publish_loaded(self._log.directory, batch.next_seq)
             result = replace(
@@ -171,6 +180,7 @@ class Loader:
         if self._connection is not None:
             self._connection.close()
         self._connection = self._pipeline = None
+        self._repeats.close()
 
     def _connect(self) -> DuckDBPyConnection:
         if self._connection is None:
@@ -182,10 +192,26 @@ class Loader:
         cursor.execute(f"use {CATALOG}")
         return cursor
 
+    def _with_repeats(self, events: Any) -> Any:
+        """The same events with `repeat_of`, the position where their message came first."""
+        with self._cursor() as cursor:
+            cursor.register("arrived", events)
+            keys = cursor.execute(f"select {key_columns()} from arrived").pl()
+        place = events.schema.get_field_index("repeat_of")
+        marks = self._repeats.mark(keys).to_arrow()
+        return events.set_column(place, events.schema.field(place), marks)
+
+    def _all_keys(self) -> Any:
+        with self._cursor() as cursor:
+            return cursor.execute(f"select {key_columns()} from {DATASET}.events").pl()
+
     def _keep_position(self, cursor: DuckDBPyConnection) -> None:
+        self._repeats.flush(self._batch.start, self._batch.next_seq)
         # Replaced whole: the lake then drops the old file instead of collecting one per load.
         cursor.execute(f"delete from {_POSITION}")
-        cursor.execute(f"insert into {_POSITION} values (?)", [self._batch.next_seq])
+        cursor.execute(
+            f"insert into {_POSITION} values (?, ?)", [self._batch.next_seq, self._repeats.id]
+        )
 
     def _run(self, batch: _Batch) -> None:
         import dlt
@@ -216,8 +242,11 @@ class Loader:
 class _Batch:
     """The records `start` to `stop - 1` of the log, as Arrow tables for dlt."""
 
-    def __init__(self, log: LogReader, start: int, stop: int) -> None:
+    def __init__(
+        self, log: Reader, start: int, stop: int, with_repeats: Callable[[Any], Any]
+    ) -> None:
         self._log = log
+        self._with_repeats = with_repeats
         self.start = start
         self._stop = stop
         self.next_seq = start
@@ -235,6 +264,7 @@ class _Batch:
                     "they cannot be read. Check the log directory and its disk."
                 )
             events, quarantine = split(records)
+            events = self._with_repeats(events)
             self.next_seq = records[-1][0] + 1
             self.events += events.num_rows
             self.quarantined += quarantine.num_rows

@@ -7,13 +7,13 @@ from importlib.metadata import version
 from typing import Any
 
 from ingestion.envelope import TYPES, Limits
-from ingestion.routes import ROUTES, SETTINGS_PATH, Route
+from ingestion.routes import HOOK_PATH, ROUTES, SETTINGS_PATH, Route
 
 _JSON = "application/json"
 _ERRORS = {
     400: "The body is not what the address asks for. Do not send it again unchanged.",
-    401: "The write key is missing or unknown.",
-    404: "There is no such write key.",
+    401: "The write key is missing or unknown, or the signature is wrong.",
+    404: "There is no such write key or source.",
     408: "The request did not arrive in time.",
     413: "The body or the batch is too large. Send smaller ones.",
     429: "This write key sends faster than it may. Wait as long as Retry-After says.",
@@ -38,6 +38,7 @@ def describe(limits: Limits) -> dict[str, Any]:
     """The whole description. It holds for every collector with these limits."""
     paths: dict[str, Any] = {path: _path(path, route, limits) for path, route in ROUTES.items()}
     paths[SETTINGS_PATH] = _path(SETTINGS_PATH, Route("settings"), limits)
+    paths[HOOK_PATH] = _path(HOOK_PATH, Route("hook"), limits)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -101,6 +102,21 @@ def _path(path: str, route: Route, limits: Limits) -> dict[str, Any]:
                 "schema": {"type": "string"},
             }
         ]
+    if route.kind == "hook":
+        operation["parameters"] = [
+            {
+                "name": "source",
+                "in": "path",
+                "required": True,
+                "description": "One of SIGNALBOX_SOURCES that is called by its vendor.",
+                "schema": {"type": "string"},
+            }
+        ]
+        operation["requestBody"] = {
+            "required": True,
+            "description": "Whatever the vendor sends; its signature is checked first.",
+            "content": {_JSON: {"schema": {}}},
+        }
     if route.kind == "settings":
         operation["parameters"] = [
             {"name": "writeKey", "in": "path", "required": True, "schema": {"type": "string"}}
@@ -116,6 +132,7 @@ _SUMMARIES = {
     "source_config": "What RudderStack's browser library loads first",
     "openapi": "This description",
     "health": "How the collector is",
+    "hook": "What a vendor calls",
 }
 
 
@@ -134,6 +151,7 @@ def _responses(route: Route) -> dict[str, Any]:
         "pixel": (400, 401, 408, 429, 431, 503),
         "settings": (400, 404, 408, 431, 503),
         "source_config": (400, 401, 408, 429, 431, 503),
+        "hook": (400, 401, 404, 408, 413, 431, 503),
     }.get(route.kind, (400, 408, 431, 503))
     schema = {
         "settings": {"type": "object", "required": ["integrations"]},

@@ -29,8 +29,8 @@ logger = logging.getLogger("signalbox.relay")
 
 BATCH_MESSAGES = 5_000
 APPEND_BYTES = 4 * 1024 * 1024
-IDLE_SECONDS = 2.0  # a wait for messages while nothing is to be acknowledged
-BUSY_SECONDS = 0.2
+IDLE_SECONDS = 5.0  # a wait for messages while nothing is to be acknowledged
+BUSY_SECONDS = 1.0
 RETRY_SECONDS = (0.5, 1.0, 2.0, 5.0, 15.0)
 REPORT_SECONDS = 5.0
 

@@ -13,13 +13,15 @@ from ingestion.envelope import TYPES, MessageType
 class Route:
     """What an address is for; `type` is that of the messages that are sent to it."""
 
-    kind: Literal["batch", "message", "pixel", "settings", "source_config", "openapi", "health"]
+    kind: Literal[
+        "batch", "message", "pixel", "settings", "source_config", "openapi", "health", "hook"
+    ]
     type: MessageType | None = None
 
     @property
     def methods(self) -> tuple[str, ...]:
         """The methods it takes, beside OPTIONS."""
-        if self.kind in ("batch", "message"):
+        if self.kind in ("batch", "message", "hook"):
             return ("POST",)
         return ("GET",) if self.kind == "pixel" else ("GET", "HEAD")
 
@@ -48,6 +50,9 @@ ROUTES = _routes()
 SETTINGS_PATH = "/v1/projects/{writeKey}/settings"
 _SETTINGS = re.compile(r"/v1/projects/[^/]+/settings")
 _SETTINGS_ROUTE = Route("settings")
+HOOK_PATH = "/v1/hooks/{source}"
+_HOOK = re.compile(r"/v1/hooks/[a-z0-9_]+")
+_HOOK_ROUTE = Route("hook")
 
 
 def find(path: str) -> Route | None:
@@ -55,4 +60,6 @@ def find(path: str) -> Route | None:
     route = ROUTES.get(path)
     if route is None and _SETTINGS.fullmatch(path):
         return _SETTINGS_ROUTE
+    if route is None and _HOOK.fullmatch(path):
+        return _HOOK_ROUTE
     return route

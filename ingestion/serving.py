@@ -7,7 +7,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
@@ -18,6 +18,7 @@ from ingestion.client import Proxies
 from ingestion.contract import Contracts
 from ingestion.counters import Counters
 from ingestion.envelope import Limits
+from ingestion.hooks import Hook
 from ingestion.http_api import create_app
 from ingestion.protocol import ConnectionLimits, with_limits
 from ingestion.request import SourcePolicy
@@ -35,6 +36,7 @@ class Site:
     limits: Limits
     connections: ConnectionLimits
     trusted_proxies: tuple[str, ...] = ()
+    hooks: Mapping[str, Hook] = field(default_factory=dict)
 
 
 def serve(
@@ -58,6 +60,7 @@ def serve(
         site.limits,
         proxies=Proxies(site.trusted_proxies),
         counters=counters,
+        hooks=site.hooks,
     )
     config = uvicorn.Config(
         app,

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from ingestion.envelope import LogRecord, decode_record, parse_time
-from ingestion.log import LogReader
+from ingestion.open_log import Reader
 
 _CHUNK = 2_000
 _LOOK_BACK = 200_000  # records, when few of them fit the filter
@@ -43,7 +43,7 @@ class TailFilter:
 
 
 def newest(
-    log: LogReader, wanted: TailFilter, count: int | None, since: datetime | None = None
+    log: Reader, wanted: TailFilter, count: int | None, since: datetime | None = None
 ) -> tuple[list[tuple[int, LogRecord]], int]:
     """The last records that fit, oldest first, and the position to follow the log from.
 
@@ -74,7 +74,7 @@ def newest(
     return kept if enough is None else kept[len(kept) - min(enough, len(kept)) :], end
 
 
-def follow(log: LogReader, wanted: TailFilter, start: int) -> Iterator[tuple[int, LogRecord]]:
+def follow(log: Reader, wanted: TailFilter, start: int) -> Iterator[tuple[int, LogRecord]]:
     """Every record from `start` on that fits, as soon as it is on disk. Never ends."""
     while True:
         end = log.end()
@@ -88,7 +88,7 @@ def follow(log: LogReader, wanted: TailFilter, start: int) -> Iterator[tuple[int
         start = stop
 
 
-def _decoded(log: LogReader, start: int, stop: int) -> Iterator[tuple[int, LogRecord]]:
+def _decoded(log: Reader, start: int, stop: int) -> Iterator[tuple[int, LogRecord]]:
     for seq, data in log.read(start, stop - start):
         try:
             yield seq, decode_record(data)

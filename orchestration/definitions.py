@@ -17,7 +17,7 @@ def build_definitions(settings: Settings) -> Definitions:
     tables = ingest.build_source_assets()
     return Definitions(
         assets=[
-            ingest.EVENT_LOG,
+            *ingest.build_producer_assets(settings),
             ingest.load_events,
             tables,
             every_batch,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +13,15 @@ from orchestration import postgres
 from orchestration.settings import DBT_PROJECT, ENV_FILE, ROOT, Policy, Settings
 
 if TYPE_CHECKING:
+    from ingestion.appender import Log
     from ingestion.destination import Lake
+    from ingestion.hooks import Hook
     from ingestion.importer import ImportResult
     from ingestion.load import Loader
+    from ingestion.open_log import Reader
+    from ingestion.relay import Appends
     from ingestion.request import SourcePolicy
-    from ingestion.sources import RefreshSource
+    from ingestion.sources import PullSource, PushSource, RefreshSource
 
 
 def serve_collector(settings: Settings) -> None:
@@ -30,7 +36,149 @@ def serve_collector(settings: Settings) -> None:
         trusted_proxies=settings.trusted_proxies,
         workers=settings.collector_workers,
         reserve_bytes=settings.disk_reserve_mb * 2**20,
+        log_url=_log_url(settings),
+        hooks=hooks(settings),
     )
+
+
+def hooks(settings: Settings) -> dict[str, Hook]:
+    """What the collector needs to take their calls."""
+    from ingestion.hooks import Hook
+    from ingestion.sources import read_settings
+
+    return {
+        source.name: Hook(source_policy(settings, source.name), read_settings(source, ENV_FILE))
+        for source in called(settings)
+    }
+
+
+def called(settings: Settings) -> list[PushSource]:
+    """The vendors that call the collector."""
+    from ingestion.sources import PushSource, switched_on
+
+    return switched_on(settings.sources, PushSource)
+
+
+def pulled(settings: Settings) -> list[PullSource]:
+    """The brokers that the relay reads."""
+    from ingestion.sources import PullSource, switched_on
+
+    return switched_on(settings.sources, PullSource)
+
+
+def serve_relay(settings: Settings, stop: threading.Event) -> None:
+    """Carry messages from the brokers into the event log until `stop` is set.
+
+    Raises:
+        SourceError: no broker is switched on, or the settings of one are wrong.
+    """
+    from ingestion.contract import Contracts
+    from ingestion.delivery import Door
+    from ingestion.loaded import loaded_end
+    from ingestion.relay import HomeLog, Relay
+    from ingestion.sources import SourceError, read_settings
+
+    sources = pulled(settings)
+    if not sources:
+        raise SourceError(
+            "No broker is switched on. Set SIGNALBOX_SOURCES, for example to kafka, and the "
+            "broker's own settings."
+        )
+    contracts = Contracts.load()
+    own = {source.name: read_settings(source, ENV_FILE) for source in sources}
+    with ExitStack() as stack:
+        if settings.log_url:
+            log: Appends = stack.enter_context(open_log(settings))
+        else:
+            log = stack.enter_context(closing(HomeLog(settings.log_dir)))
+        relays = [
+            Relay(
+                source,
+                own[source.name],
+                Door(
+                    source_policy(settings, source.name),
+                    contracts,
+                    own[source.name].fields,
+                    own[source.name].events,
+                ),
+                log,
+                partial(loaded_end, settings.log_dir),
+                _report_file(settings, source.name),
+            )
+            for source in sources
+        ]
+        threads = [
+            threading.Thread(target=relay.run, args=(stop,), name=source.name)
+            for relay, source in zip(relays, sources, strict=True)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+
+def source_reports(settings: Settings) -> list[dict[str, Any]]:
+    """Each source that is on, with its kind and, of a broker, what the relay last saw of it."""
+    from dataclasses import asdict
+
+    from ingestion.relay import read_report
+    from ingestion.sources import PullSource, PushSource, Source, switched_on
+
+    found: list[dict[str, Any]] = []
+    for source in switched_on(settings.sources, Source):
+        known: dict[str, Any] = {"source": source.name, "kind": "refresh"}
+        if isinstance(source, PushSource):
+            known |= {"kind": "push", "path": f"/v1/hooks/{source.name}"}
+        if isinstance(source, PullSource):
+            report = read_report(_report_file(settings, source.name))
+            known |= {"kind": "pull"} | (asdict(report) if report else {"connected": False})
+        found.append(known)
+    return found
+
+
+def check_source(settings: Settings, name: str) -> str | tuple[str, str]:
+    """One line on a source that is on: configured, and reachable if it is a broker.
+
+    Raises:
+        SourceError: its settings are wrong, or it cannot be reached.
+    """
+    from ingestion.sources import PullSource, PushSource, RefreshSource, load, read_settings
+
+    source = load(name)
+    if isinstance(source, RefreshSource):
+        live = _source_settings(settings, source)[1]
+        return "its API is set" if live else "no API is set: the sandbox"
+    own = read_settings(source, ENV_FILE)
+    if isinstance(source, PushSource):
+        return f"takes signed calls at {settings.collector_url}/v1/hooks/{name}"
+    assert isinstance(source, PullSource)
+    with closing(source.connect(own)) as consumer:
+        lag = consumer.lag()
+    return "reachable" + ("" if lag is None else f"; about {lag:,} messages in it")
+
+
+def open_reader(settings: Settings) -> Reader:
+    """The event log for reading, wherever it is."""
+    from ingestion.open_log import open_reader as run
+
+    return run(settings.log_dir, _log_url(settings))
+
+
+@contextmanager
+def open_log(settings: Settings) -> Iterator[Log]:
+    """The event log for appending, wherever it is."""
+    from ingestion.open_log import open_log as run
+
+    with run(settings.log_dir, _log_url(settings)) as log:
+        yield log
+
+
+def _log_url(settings: Settings) -> str:
+    return settings.log_url.get_secret_value() if settings.log_url else ""
+
+
+def _report_file(settings: Settings, source: str) -> Path:
+    return settings.home / "sources" / f"{source}.json"
 
 
 def source_policy(settings: Settings, name: str) -> SourcePolicy:
@@ -52,14 +200,16 @@ def source_policy(settings: Settings, name: str) -> SourcePolicy:
 
 def loader(settings: Settings) -> Loader:
     """The process's loader; kept, because its first load pays for imports and attaching."""
-    return _loader(settings.home, settings.lake_path, postgres.start(settings).lake)
+    catalog_url = postgres.start(settings).lake
+    return _loader(settings.home, settings.lake_path, catalog_url, _log_url(settings))
 
 
 @lru_cache(maxsize=2)
-def _loader(home: Path, lake_path: str, catalog_url: str) -> Loader:
+def _loader(home: Path, lake_path: str, catalog_url: str, log_url: str) -> Loader:
     from ingestion.load import Loader
+    from ingestion.open_log import open_reader
 
-    return Loader(catalog_url, lake_path, home / "log", home / "dlt")
+    return Loader(catalog_url, lake_path, open_reader(home / "log", log_url), home / "dlt")
 
 
 def refreshable(settings: Settings, *, with_sandbox: bool) -> list[RefreshSource]:
@@ -68,6 +218,13 @@ def refreshable(settings: Settings, *, with_sandbox: bool) -> list[RefreshSource
 
     found = switched_on(settings.sources, RefreshSource)
     return [s for s in found if _source_settings(settings, s)[1] or (with_sandbox and s.sandbox)]
+
+
+def tables(settings: Settings) -> list[str]:
+    """Names of the sources that are tables and switched on."""
+    from ingestion.sources import RefreshSource, switched_on
+
+    return [source.name for source in switched_on(settings.sources, RefreshSource)]
 
 
 def live_sources(settings: Settings) -> set[str]:
@@ -120,6 +277,7 @@ def import_file(
         mapping=mapping,
         unknown_events=policy.unknown_events,
         violations=policy.violations,
+        log_url=_log_url(settings),
         progress=on_progress,
     )
 
@@ -140,11 +298,13 @@ def trim_log(settings: Settings) -> dict[str, int]:
 
 
 def log_facts(settings: Settings) -> dict[str, Any] | None:
-    """How the event log is, as `ingestion.log_facts.LogFacts`; None if there is none yet."""
+    """How the log on disk is, as `ingestion.log_facts.LogFacts`; None if there is none."""
     from dataclasses import asdict
 
     from ingestion.log_facts import facts
 
+    if settings.log_url:
+        return None
     return asdict(facts(settings.log_dir)) if settings.log_dir.exists() else None
 
 
@@ -152,6 +312,9 @@ def check_log(settings: Settings) -> tuple[str, str]:
     """Whether the event log is whole at its end and takes events, and in words how it is."""
     from ingestion.log_facts import facts, verify_tail
 
+    if settings.log_url:
+        with open_log(settings) as topic:
+            return "ok", f"the Kafka topic takes records; it ends at {topic.end():,}"
     if not settings.log_dir.exists():
         return "ok", "none yet"
     found = facts(settings.log_dir)

@@ -47,7 +47,6 @@ def replay(
     """
     from ingestion import quarantine
     from ingestion.contract import Contracts
-    from ingestion.log_server import open_log
 
     run = partial(
         quarantine.replay,
@@ -65,7 +64,7 @@ def replay(
         warehouse.ensure(settings)
         loader = ingest.loader(settings)
         loader.load()
-        with lake.connect(settings) as connection, open_log(settings.log_dir) as log:
+        with lake.connect(settings) as connection, ingest.open_log(settings) as log:
             result = run(connection, log)
         loader.load()
     return result

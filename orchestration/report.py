@@ -35,7 +35,7 @@ def status(settings: Settings) -> dict[str, Any]:
     postgres.start(settings)
     warehouse.ensure(settings)
     log = ingest.log_facts(settings)
-    accepted = log["end"] if log else 0
+    accepted = log["end"] if log else ingest.open_reader(settings).end()
     position = ingest.loader(settings).position()
     with lake.connect(settings) as connection:
         tables = {
@@ -49,6 +49,7 @@ def status(settings: Settings) -> dict[str, Any]:
         "accepted": accepted,
         "waiting_to_load": accepted - position,
         "log": log,
+        "sources": ingest.source_reports(settings),
         "stages": stages,
         "newest_event_received_at": newest,
         "last_build_at": built,
@@ -96,6 +97,7 @@ def print_status(state: dict[str, Any], console: Console) -> None:
         for sync, counts in state["deliveries"].items():
             syncs.add_row(sync, *(f"{counts[name]:,}" if name in counts else "" for name in states))
         console.print(syncs)
+    _print_sources(state["sources"], console)
     age = state["seconds_since_build"]
     console.print(
         f"{state['waiting_to_load']:,} records wait to be loaded; "
@@ -118,6 +120,24 @@ def print_status(state: dict[str, Any], console: Console) -> None:
     console.print(f"Serving: {', '.join(up) or 'nothing; signalbox up starts everything'}.")
 
 
+def _print_sources(reports: list[dict[str, Any]], console: Console) -> None:
+    from orchestration.cli.console import table
+
+    brokers = [report for report in reports if report["kind"] == "pull"]
+    if not brokers:
+        return
+    numbers = ("received", "waiting", "acknowledged", "lag")
+    shown = table("Brokers", "source", "state", *numbers, right=numbers)
+    for report in brokers:
+        state = "connected" if report["connected"] else report.get("error") or "the relay is off"
+        shown.add_row(
+            report["source"],
+            state,
+            *("" if report.get(name) is None else f"{report[name]:,}" for name in numbers),
+        )
+    console.print(shown)
+
+
 def doctor(settings: Settings) -> list[dict[str, str]]:
     """Each check as `{check, state, result}`; state is ok, note or wrong."""
     checks: list[dict[str, str]] = []
@@ -138,6 +158,11 @@ def doctor(settings: Settings) -> list[dict[str, str]]:
     check("contracts", lambda: ingest.check_contracts())
     check("event log", lambda: ingest.check_log(settings))
     check("write keys", lambda: _write_keys(settings))
+    for source in sorted({*settings.sources, *ingest.tables(settings)}):
+        check(
+            f"source {source}",
+            lambda name=source: ingest.check_source(settings, name),  # type: ignore[misc]
+        )
     for name, port in (
         ("collector", settings.collector_port),
         ("dagster", settings.dagster_port),

@@ -22,7 +22,6 @@ from dagster import (
 )
 from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
 
-from ingestion.log import LogReader
 from orchestration import due, ingest, jobs
 from orchestration.settings import Settings, load_settings
 from orchestration.supervisor import port_answers
@@ -56,7 +55,7 @@ def new_events(context: SensorEvaluationContext) -> SensorResult | SkipReason:
             return SkipReason("The last micro-batch is still running; the next takes the rest.")
         time.sleep(ASK_SECONDS)
 
-    reader = LogReader(settings.log_dir)
+    reader = ingest.open_reader(settings)
     if last and last.dagster_run.status != DagsterRunStatus.SUCCESS:
         pause = RETRY_SECONDS[min(cursor["failures"], len(RETRY_SECONDS) - 1)]
         left = (last.end_time or 0) + pause - time.time()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from orchestration import warm
+from orchestration import ingest, warm
 from orchestration.settings import ROOT, Settings
 from orchestration.supervisor import Process, port_answers
 
@@ -21,6 +21,13 @@ def log_file(settings: Settings) -> Path:
 
 def collector(settings: Settings) -> Process:
     return _own("collector", "collect", settings, settings.collector_port)
+
+
+def relay(settings: Settings) -> list[Process]:
+    """What reads the brokers, if any is switched on."""
+    if not ingest.pulled(settings):
+        return []
+    return [Process("relay", [sys.executable, "-m", "orchestration.cli", "relay"])]
 
 
 def sandbox(settings: Settings) -> Process:

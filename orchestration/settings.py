@@ -100,6 +100,9 @@ class Settings(BaseSettings):
     source_refresh_seconds: float = Field(
         300, ge=5, description="How often sources that are tables are read: CRM, help desk."
     )
+    log_url: SecretStr | None = Field(
+        None, description="kafka://host:port/topic in the place of the log on disk."
+    )
     sources: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="Sources to switch on, by file name: kafka,stripe."
     )

@@ -16,7 +16,7 @@ from dagster import (
 
 from ingestion.sources import refreshed
 from orchestration import ingest, lake
-from orchestration.settings import load_settings
+from orchestration.settings import Settings, load_settings
 from orchestration.supervisor import port_answers
 
 EVENT_LOG = AssetSpec(
@@ -27,6 +27,21 @@ EVENT_LOG = AssetSpec(
 )
 EVENTS = AssetKey(["raw", "events"])
 QUARANTINE = AssetKey(["raw", "quarantine"])
+
+
+def build_producer_assets(settings: Settings) -> list[AssetSpec]:
+    """The event log, and upstream of it the brokers and vendors that are switched on."""
+    sources = [*ingest.pulled(settings), *ingest.called(settings)]
+    producers = [
+        AssetSpec(producer_key(source.name), description=source.description, group_name="producers")
+        for source in sources
+    ]
+    return [*producers, EVENT_LOG.replace_attributes(deps=[spec.key for spec in producers])]
+
+
+def producer_key(source: str) -> AssetKey:
+    """The asset of a source that brings events."""
+    return AssetKey(["sources", source])
 
 
 @multi_asset(
@@ -64,6 +79,13 @@ def load_events(
         result = ingest.loader(settings).load()
     read = result.next_seq - result.first_seq
     yield AssetObservation(EVENT_LOG.key, metadata={"log_seq": result.next_seq})
+    for report in ingest.source_reports(settings):
+        if report["kind"] == "pull":
+            known = {name: report.get(name) for name in ("lag", "waiting", "acknowledged", "at")}
+            yield AssetObservation(
+                producer_key(report["source"]),
+                metadata={name: value for name, value in known.items() if value is not None},
+            )
     yield MaterializeResult(
         asset_key=EVENTS,
         metadata={

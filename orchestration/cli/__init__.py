@@ -21,6 +21,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("up")(run.up)
 app.command("collect")(run.collect)
+app.command("relay")(run.relay)
 app.command("sandbox")(run.sandbox)
 app.command("warm", hidden=True)(run.warm)
 app.command("tail")(tail.tail)

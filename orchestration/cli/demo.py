@@ -84,9 +84,9 @@ def demo(
 
 
 def _has_data(settings: Settings) -> bool:
-    from ingestion.log import LogReader
+    from orchestration import ingest
 
-    return settings.log_dir.exists() and LogReader(settings.log_dir).end() > 0
+    return ingest.open_reader(settings).end() > 0
 
 
 def _prepare(settings: Settings, state: DemoState, days: int) -> None:

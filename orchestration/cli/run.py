@@ -1,4 +1,4 @@
-"""Commands that keep running: up, collect, sandbox."""
+"""Commands that keep running: up, collect, relay, sandbox."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class running:  # noqa: N801 - reads as what it is: `with running(settings):`
             self._prepare()
             with console.status("starting collector and Dagster …"):
                 self._supervisor.start(services.collector(settings), *services.code(settings))
-                self._supervisor.start(*services.dagster(settings))
+                self._supervisor.start(*services.dagster(settings), *services.relay(settings))
         except BaseException:
             self._supervisor.stop()
             raise
@@ -117,6 +117,16 @@ def collect() -> None:
     from orchestration import ingest
 
     ingest.serve_collector(load_settings())
+
+
+def relay() -> None:
+    """Bring messages from the brokers in SIGNALBOX_SOURCES into the event log.
+
+    Example: [bold]SIGNALBOX_SOURCES=kafka signalbox relay[/]; `signalbox up` runs it by itself
+    """
+    from orchestration import ingest
+
+    ingest.serve_relay(load_settings(), stop_on_signals())
 
 
 def sandbox() -> None:

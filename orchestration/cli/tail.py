@@ -46,13 +46,13 @@ def tail(
     Example: [bold]signalbox tail --source web --event "Purchase Completed"[/]
     """
     from ingestion.contract import Contracts
-    from ingestion.log import LogReader
     from ingestion.masking import Masker
     from ingestion.tail import TailFilter, newest
     from ingestion.tail import follow as newer
+    from orchestration import ingest
 
     wanted = TailFilter(event=event, source=source, type=type_, user=user, quarantined=quarantined)
-    log = LogReader(load_settings().log_dir)
+    log = ingest.open_reader(load_settings())
     masker = None if show_pii else Masker(Contracts.load())
     start_at = ago(since) if since else None
     records, position = newest(log, wanted, 10 if count is None and not since else count, start_at)

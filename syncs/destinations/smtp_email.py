@@ -113,7 +113,8 @@ def compose(row: Row, settings: Settings) -> EmailMessage:
     """
     assert row.message is not None and settings.from_address is not None
     address = str(row.fields["to_email"] or "").strip()
-    if parseaddr(address)[1] != address or address.count("@") != 1 or not address.isprintable():
+    plain = address.isprintable() and " " not in address and address.count("@") == 1
+    if not plain or parseaddr(address)[1] != address:
         raise Rejected("to_email is not a single e-mail address")
     sender = parseaddr(settings.from_address)[1]
     message = EmailMessage()

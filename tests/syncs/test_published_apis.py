@@ -15,9 +15,11 @@ from syncs.http import Http
 PUBLISHED = {
     "klaviyo": ("klaviyo.json",),
     "sendgrid": ("tsg_mail_v3.json", "tsg_mc_contacts_v3.json"),
+    "slack": ("slack_web_openapi_v2.json",),
+    "twilio": ("twilio_api_v2010.json",),
 }
 #: Requests of which no description is at hand.
-ELSEWHERE = ("/v3/marketing/lists/",)
+ELSEWHERE = ("/v3/marketing/lists/", "/services/")
 #: Fields whose names are the caller's, which a description says in words only.
 FREE = ("custom_fields", "properties", "headers", "custom_args")
 

@@ -10,7 +10,7 @@ from syncs_cases.smtp_email import ROWS
 
 from syncs import destinations
 from syncs.http import Http
-from syncs.results import Message, Rejected, Retryable, Row, RowResult, Unanswered
+from syncs.results import Message, Retryable, Row, RowResult, Unanswered
 
 
 class Mailbox:
@@ -18,15 +18,20 @@ class Mailbox:
         self.mails: list[Any] = []
         self.rcpt = "250 ok"
         self.data = "250 taken"
+        self.verdicts: dict[str, str] = {}  # by recipient
+        self.peers: set[Any] = set()
 
     async def handle_RCPT(self, server: Any, session: Any, envelope: Any, *args: Any) -> str:  # noqa: N802
-        if self.rcpt.startswith("250"):
+        self.peers.add(session.peer)
+        verdict = self.verdicts.get(args[0], self.rcpt)
+        if verdict.startswith(("250", "drop")):
             envelope.rcpt_tos.append(args[0])
-        return self.rcpt
+            return "250 ok"
+        return verdict
 
     async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802
         self.mails.append(envelope)
-        if self.data == "drop":
+        if "drop" in (self.data, self.verdicts.get(envelope.rcpt_tos[0])):
             server.transport.abort()
         return self.data
 
@@ -98,11 +103,27 @@ def test_refusals(mailbox: tuple[Mailbox, int]) -> None:
     assert len(box.mails) == 1
 
 
-def test_a_connection_lost_after_the_mail_is_unanswered(mailbox: tuple[Mailbox, int]) -> None:
+def test_a_batch_is_one_connection_and_one_fate_per_mail(mailbox: tuple[Mailbox, int]) -> None:
+    box, port = mailbox
+    box.verdicts = {"c@x.example": "550 no such user", "e@x.example": "drop"}
+    rows = [
+        Row(f"k{n}", n, {"to_email": f"{n}@x.example"}, message=Message("s", "t", None))
+        for n in ("a", "not an address", "c", "d", "e", "f")
+    ]
+    results = push(port, rows)
+    assert [result.outcome for result in results] == [
+        "delivered", "rejected", "rejected", "delivered", "unknown", "retrying"
+    ]  # fmt: skip
+    assert [mail.rcpt_tos for mail in box.mails] == [
+        ["a@x.example"], ["d@x.example"], ["e@x.example"]
+    ]  # fmt: skip
+    assert len(box.peers) == 1
+
+
+def test_a_connection_lost_after_the_mail_leaves_it_unknown(mailbox: tuple[Mailbox, int]) -> None:
     box, port = mailbox
     box.data = "drop"
-    with pytest.raises(Unanswered):
-        push(port)
+    assert push(port)[0].outcome == "unknown"
 
 
 def test_no_server_is_retryable() -> None:
@@ -114,5 +135,4 @@ def test_no_server_is_retryable() -> None:
 @pytest.mark.parametrize("address", ["", "ann", "a@b.c, d@e.f", "ann@shop.example\nBcc: x@y.z"])
 def test_what_is_not_one_address_is_rejected(address: str) -> None:
     row = Row("k", "t", {"to_email": address}, message=Message("s", "t", None))
-    with pytest.raises(Rejected):
-        push(1, [row])
+    assert push(1, [row])[0].outcome == "rejected"

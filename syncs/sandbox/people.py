@@ -30,7 +30,7 @@ class RefusedError(Exception):
 class People(vendor.StandIn):
     """Base of a stand-in that keeps records by a key and lets them join and leave lists.
 
-    A membership is a field of the record called `list <id>`. Records stay encoded, so that a
+    A membership is a field of the record, named after the list. Records stay encoded, so that a
     million of them fit in memory. A subclass says how the vendor words a refusal (`error`) and
     what proves who is asking (`authorized`).
     """
@@ -135,13 +135,13 @@ class People(vendor.StandIn):
         self,
         request: Request,
         key: str,
-        list_name: str,
+        field: str,
         *,
         joins: bool,
         record_id: str | None = None,
     ) -> Effect:
-        """The effect of joining or leaving a list."""
-        field, record_id = f"list {list_name}", (record_id or key).lower()
+        """The effect of joining or leaving the list that `field` stands for."""
+        record_id = (record_id or key).lower()
         before = (self.record(record_id) or {}).get(field)
         after = "member" if joins else None
         verb = "unchanged" if before == after else "joined" if joins else "left"
@@ -164,7 +164,8 @@ class People(vendor.StandIn):
             action="event_tracked",
             key=key,
             summary=f"{key}: {name}",
-            changes={field: (None, text(value)) for field, value in flat(told).items()},
+            changes={"event": (None, name)}
+            | {field: (None, text(value)) for field, value in flat(told).items()},
             duplicate=self.desk.effects.seen(self.name, identity),
             identity=identity,
             request_id=vendor.request_id(request),

@@ -66,13 +66,13 @@ class StandIn(People):
                 fields |= user.get("dataFields") or {}
                 effects.append(self.written(request, key, fields, user))
                 if list_id is not None:
-                    effects.append(self.member(request, key, str(list_id), joins=True))
+                    effects.append(self.member(request, key, f"list {list_id}", joins=True))
         self.commit(effects)
         return _counted(len(users), failed)
 
     async def _unsubscribe(self, request: Request) -> Response:
         body = await json_body(request)
-        name, effects, failed = str(_list_id(body)), [], defaultdict(list)
+        name, effects, failed = f"list {_list_id(body)}", [], defaultdict(list)
         people = listed(body, "subscribers", MAX_USERS)
         for user in people:
             key = first_of(user, KEYS) or ""

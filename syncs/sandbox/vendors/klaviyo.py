@@ -88,7 +88,9 @@ class StandIn(People):
             fields = {**given, **(given.pop("properties", None) or {})}
             fields.pop("properties", None)
             effects.append(self.written(request, key, fields, profile))
-            effects += [self.member(request, key, str(each["id"]), joins=True) for each in lists]
+            effects += [
+                self.member(request, key, f"list {each['id']}", joins=True) for each in lists
+            ]
         self._errors[job_id] = refused
         self.commit(effects)
         status = {"status": "queued", "total_count": len(profiles)}
@@ -117,7 +119,7 @@ class StandIn(People):
         _needs_revision(request)
         leaving = listed(await json_body(request), "data", MAX_LEAVING)
         keys = [self._keys[each["id"]] for each in leaving if each.get("id") in self._keys]
-        name = request.path_params["list"]
+        name = f"list {request.path_params['list']}"
         self.commit([self.member(request, key, name, joins=False) for key in keys])
         return Response(status_code=204)
 

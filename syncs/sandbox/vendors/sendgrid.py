@@ -93,7 +93,7 @@ class StandIn(People):
             rest = {name: value for name, value in contact.items() if name != "custom_fields"}
             effects.append(self.written(request, str(key), {**rest, **custom}, contact))
             effects += [
-                self.member(request, str(key), str(each), joins=True)
+                self.member(request, str(key), f"list {each}", joins=True)
                 for each in body.get("list_ids") or []
             ]
         self.commit(effects)
@@ -113,7 +113,7 @@ class StandIn(People):
     async def _leave(self, request: Request) -> Response:
         given = request.query_params.get("contact_ids", "").split(",")
         keys = [self._keys[number] for number in given if number in self._keys]
-        name = request.path_params["list"]
+        name = f"list {request.path_params['list']}"
         self.commit([self.member(request, key, name, joins=False) for key in keys])
         return JSONResponse({"job_id": str(uuid.uuid4())}, 202)
 

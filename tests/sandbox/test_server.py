@@ -148,6 +148,7 @@ def test_the_stream_delivers_effects_and_faults(sandbox: Client) -> None:
             "mail",
             "hooks",
             "tickets",
+            "plain",
         }
         other = requests.post(
             f"{sandbox.url}/slack/api/chat.postMessage",

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 import duckdb
+import pyarrow as pa
 
 from syncs.policies import UTC_ZONE, Facts, Policies, time_zone
 
@@ -18,6 +19,8 @@ class Recipient(NamedTuple):
     customer_id: str | None
     address: str | None = None
 
+
+_RECIPIENTS = pa.schema({name: pa.string() for name in Recipient._fields})
 
 #: Facts about these recipients, as far as the policies need them. May raise: nothing is sent then.
 ReadFacts = Callable[[Policies, Sequence[Recipient]], Facts]
@@ -49,57 +52,45 @@ class LakeFacts:
         """Raises duckdb.Error when a model is missing or cannot be read."""
         connection = self._connect()
         try:
-            customers = sorted({r.customer_id for r in recipients if r.customer_id is not None})
+            # As a table: DuckDB is slow at taking long lists.
+            rows = [recipient._asdict() for recipient in recipients]
+            connection.register("recipients", pa.Table.from_pylist(rows, _RECIPIENTS))
             return Facts(
-                consented=self._consented(connection, customers, policies.consent),
-                listed=self._listed(connection, recipients, policies.channel),
-                time_zones=self._time_zones(connection, customers) if policies.quiet_hours else {},
+                consented=self._consented(connection, policies.consent),
+                listed=self._listed(connection, policies.channel),
+                time_zones=self._time_zones(connection) if policies.quiet_hours else {},
                 time_zone=self._fallback,
             )
         finally:
             connection.close()
 
     def _consented(
-        self, connection: duckdb.DuckDBPyConnection, customers: list[str], purpose: str | None
+        self, connection: duckdb.DuckDBPyConnection, purpose: str | None
     ) -> frozenset[str]:
         if purpose is None:
             return frozenset()
         # The newest word counts.
         rows = connection.execute(
             f"select customer_id from {self._schema}.customer_consents"
-            " where purpose = $purpose and customer_id in (select unnest($ids))"
+            " where purpose = $purpose and customer_id in (select customer_id from recipients)"
             " qualify row_number() over (partition by customer_id order by changed_at desc) = 1"
             " and granted",
-            {"purpose": purpose, "ids": customers},
+            {"purpose": purpose},
         ).fetchall()
         return frozenset(str(row[0]) for row in rows)
 
-    def _listed(
-        self,
-        connection: duckdb.DuckDBPyConnection,
-        recipients: Sequence[Recipient],
-        channel: str | None,
-    ) -> dict[str, str]:
+    def _listed(self, connection: duckdb.DuckDBPyConnection, channel: str | None) -> dict[str, str]:
         if channel is None:
             return {}
-        rows = connection.execute(
-            _LISTED.format(schema=self._schema),
-            {
-                "channel": channel,
-                "keys": [recipient.action_key for recipient in recipients],
-                "customers": [recipient.customer_id for recipient in recipients],
-                "addresses": [recipient.address for recipient in recipients],
-            },
-        ).fetchall()
+        query = _LISTED.format(schema=self._schema)
+        rows = connection.execute(query, {"channel": channel}).fetchall()
         return {str(key): str(reason) for key, reason in rows}
 
-    def _time_zones(
-        self, connection: duckdb.DuckDBPyConnection, customers: list[str]
-    ) -> dict[str, ZoneInfo]:
+    def _time_zones(self, connection: duckdb.DuckDBPyConnection) -> dict[str, ZoneInfo]:
         rows = connection.execute(
             f"select customer_id, timezone from {self._schema}.customers"
-            " where timezone is not null and customer_id in (select unnest($ids))",
-            {"ids": customers},
+            " where timezone is not null"
+            " and customer_id in (select customer_id from recipients)"
         ).fetchall()
         zones = {str(customer): time_zone(str(name)) for customer, name in rows}
         return {customer: zone for customer, zone in zones.items() if zone is not None}
@@ -107,16 +98,14 @@ class LakeFacts:
 
 # Addresses are brought to one form as the macro `normalised_address` does it in the model.
 _LISTED = """
-with recipients as (
+with addressed as (
     select
-        unnest($keys) as action_key,
-        unnest($customers) as customer_id,
-        unnest($addresses) as raw_address
-),
-
-addressed as (
-    select *, case when $channel = 'sms' then translate(raw_address, ' -().', '')
-        else lower(trim(raw_address)) end as address
+        action_key,
+        customer_id,
+        case
+            when $channel = 'sms' then translate(address, ' -().', '')
+            else lower(trim(address))
+        end as address
     from recipients
 ),
 

@@ -19,15 +19,17 @@ from syncs.results import Rejected, Target
 from syncs.rules import Rules
 from syncs.sending import row_of
 from syncs.spec import SyncSpec
-from syncs.tables import actions
+from syncs.tables import WAITING, actions
 
 
 class Sample(msgspec.Struct, kw_only=True):
     """A row as the destination would get it.
 
-    `verdict` is what policies would say now: send, later (until), suppressed or expired; rejected
-    where it cannot be made into a message. `ledger` is what has become of the same action already:
-    state, policy, reason, sent_at, delivered_at, next_attempt_at; None when it is new.
+    `verdict` is what would happen now: send; later (until), suppressed or expired by a policy;
+    rejected where it cannot be made into a message; settled where the ledger says that it left, or
+    was judged before, and unchanged where the destination has these values. `ledger` is what has
+    become of the same action: state, policy, reason, sent_at, delivered_at, next_attempt_at; None
+    when it is new.
     """
 
     key: str
@@ -97,6 +99,8 @@ def samples_of(
             verdict = verdicts.get(action.action_key)
         if verdict is not None:
             sample.verdict, sample.policy, sample.reason, sample.until = verdict
+        if settled := _settled(spec, sample.ledger, row["payload_hash"]):
+            sample.verdict, sample.policy, sample.reason, sample.until = settled, None, None, None
         samples.append(sample)
     return samples
 
@@ -157,8 +161,19 @@ def _render(
         sample.verdict, sample.reason = "rejected", str(error)
 
 
+def _settled(spec: SyncSpec, known: dict[str, Any] | None, payload_hash: str) -> str | None:
+    """Why there is nothing left to judge, if there is not."""
+    if known is None or known["state"] in WAITING:
+        return None
+    if spec.is_message:
+        return "settled"
+    return "unchanged" if known.get("delivered_hash") == payload_hash else None
+
+
 def _known(ledger: Ledger, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
-    told = ("state", "policy", "reason", "sent_at", "delivered_at", "next_attempt_at")
+    told = (
+        "state", "policy", "reason", "sent_at", "delivered_at", "next_attempt_at", "delivered_hash",
+    )  # fmt: skip
     query = sa.select(actions.c.action_key, *(actions.c[name] for name in told)).where(
         actions.c.action_key == sa.any_(sa.cast(list(keys), sa.ARRAY(sa.Text)))
     )

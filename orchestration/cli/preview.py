@@ -86,6 +86,10 @@ def _show(sample: Sample, html: Path | None) -> None:
 def _verdict(sample: Sample) -> str:
     if sample.verdict == "send":
         return "[green]✓[/] Nothing speaks against sending it now."
+    if sample.verdict == "settled":
+        return "[yellow]•[/] It does not leave again: a message is judged and sent once."
+    if sample.verdict == "unchanged":
+        return "[yellow]•[/] It does not leave again: the destination has these values."
     policy = f" by {sample.policy}" if sample.policy else ""
     until = f", until {sample.until:%Y-%m-%d %H:%M} UTC" if sample.until else ""
     style = "yellow" if sample.verdict == "later" else "red"

@@ -187,7 +187,7 @@ def test_a_wrong_key_is_refused(
         ("/v1/batch", b" " * 512_001, 413, "too_large"),
         ("/v1/batch", b" " * 3_000_000, 413, "too_large"),
         ("/v1/batch", gzip.compress(b" " * 50_000_000), 413, "too_large"),
-        ("/v1/batch", gzip.compress(b"{}")[:-4], 400, "invalid_gzip"),
+        ("/v1/batch", gzip.compress(b"{}", mtime=0)[:-4], 400, "invalid_gzip"),
         ("/v1/batch", b"\x1f\x8bnonsense", 400, "invalid_gzip"),
         ("/v1/batch", gzip.compress(b"") * 1000, 400, "invalid_gzip"),
     ],

@@ -31,6 +31,7 @@ import sqlalchemy as sa
 
 from syncs.claims import History, Worker, history, number
 from syncs.csv_stream import CsvStream
+from syncs.facts import Recipient
 from syncs.plan import CHANGE_COLUMNS, CHANGES, KNOWN_SCHEMA, Plan
 from syncs.policies import Policies
 from syncs.results import SyncError
@@ -319,6 +320,28 @@ class Ledger:
         )
         with self._engine.begin() as connection:
             return connection.execute(statement).rowcount
+
+    def upcoming(self, spec: SyncSpec, limit: int = 500) -> list[Recipient]:
+        """To whom the actions go that are due next."""
+        address = spec.policies.address
+        query = (
+            sa.select(
+                actions.c.action_key,
+                actions.c.customer_id,
+                sa.cast(sa.null(), sa.Text)
+                if address is None
+                else actions.c.payload[address].astext,
+            )
+            .where(
+                actions.c.sync == spec.name,
+                actions.c.state.in_(WAITING),
+                actions.c.next_attempt_at <= sa.func.now(),
+            )
+            .order_by(actions.c.next_attempt_at, actions.c.action_key)
+            .limit(limit)
+        )
+        with self._engine.connect() as connection:
+            return [Recipient(*row) for row in connection.execute(query)]
 
     def history(
         self,

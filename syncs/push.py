@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -124,7 +125,8 @@ class Pusher:
                     usual=self._ledger.usual_rows(spec.name),
                 )
 
-            rules = Rules(spec, facts, self._channel_caps)
+            upcoming = functools.partial(self._ledger.upcoming, spec)
+            rules = Rules(spec, facts, self._channel_caps, upcoming)
             if dry_run:
                 with contextlib.closing(plan()) as planned:
                     report.status, report.message = "dry_run", planned.blocked

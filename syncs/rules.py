@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from syncs import policies
@@ -13,6 +15,9 @@ from syncs.policies import Cap, Facts, Verdict
 from syncs.results import SyncError
 from syncs.spec import SyncSpec
 
+#: Seconds for which facts of the warehouse serve.
+FRESH = 5.0
+
 
 class Paused(SyncError):
     """A rule that decides about sending cannot be read, so nothing is sent."""
@@ -20,11 +25,19 @@ class Paused(SyncError):
 
 @dataclass
 class Rules:
-    """The policies of one sync, and where the facts that they need come from."""
+    """The policies of one sync, and where the facts that they need come from.
+
+    The warehouse is asked for many recipients at once, those who are `next` too: what it said
+    serves for FRESH seconds. It is itself as old as its last build.
+    """
 
     spec: SyncSpec
     facts: ReadFacts | None
     channel_caps: Mapping[str, Cap]
+    next: Callable[[], Sequence[Recipient]] = tuple
+    _kept: Facts = field(default_factory=Facts)
+    _known: frozenset[str] = frozenset()
+    _read_at: float = -math.inf
 
     def judge(
         self, due: Sequence[Action], look_back: LookBack, now: datetime
@@ -38,7 +51,7 @@ class Rules:
             return {}
         cap = self.channel_caps.get(self.spec.policies.channel or "")
         address = self.spec.policies.address
-        facts = self.read(
+        facts = self._fresh(
             [
                 Recipient(
                     action.action_key,
@@ -54,6 +67,17 @@ class Rules:
             past = look_back(now - window)
             facts = replace(facts, messages=past.messages, ahead=past.ahead, channel_cap=cap)
         return policies.judge(self.spec.policies, due, facts, now)
+
+    def _fresh(self, recipients: Sequence[Recipient]) -> Facts:
+        keys = frozenset(recipient.action_key for recipient in recipients)
+        if not needs_facts(self.spec.policies):
+            return self._kept
+        if not keys <= self._known or time.monotonic() - self._read_at > FRESH:
+            asked = {recipient.action_key: recipient for recipient in (*self.next(), *recipients)}
+            self._read_at = time.monotonic()
+            self._kept = self.read(list(asked.values()))
+            self._known = frozenset(asked)
+        return self._kept
 
     def read(self, recipients: Sequence[Recipient]) -> Facts:
         if not needs_facts(self.spec.policies) or not recipients:

@@ -299,6 +299,24 @@ _NOW = datetime.now(UTC)
 ALWAYS = QuietHours((_NOW - HOUR).time(), (_NOW + 20 * HOUR).time())
 
 
+def test_the_warehouse_is_asked_for_many_at_once(
+    ledger: Ledger, vendor: Vendor, lake: Lake
+) -> None:
+    """One message a request, and yet not one question each."""
+    messages(lake, "alerts", [f"c{number}" for number in range(40)])
+    reader = facts(lake, granted=[f"c{number}" for number in range(0, 40, 2)])
+    asked: list[int] = []
+
+    def counting(policies: Policies, recipients: Any) -> Any:
+        asked.append(len(recipients))
+        return reader(policies, recipients)
+
+    spec = webhook_spec(policies=Policies(consent="marketing"))
+    report = mailer(ledger, vendor).run(spec, lake, facts=counting)
+    assert report.sent == {"delivered": 20, "suppressed": 20}
+    assert asked == [40]
+
+
 def test_a_ledger_of_the_version_before_is_brought_up(ledger_url: str, lake: Lake) -> None:
     ledger = Ledger(ledger_url)
     ledger.ensure()

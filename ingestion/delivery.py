@@ -31,11 +31,12 @@ from ingestion.request import SourcePolicy
 from ingestion.segment import MAX_RECORD_BYTES
 from ingestion.sources import Delivery, Unreadable
 
-#: What can be looked up in a message: see `find`.
+#: What can be looked up in a message, and where by default: see `find`. CloudEvents' headers begin
+#: with ce_ in Kafka and with ce- in HTTP.
 FIELDS: Mapping[str, str] = {
-    "event": "header.event|header.ce_type",
-    "message_id": "header.message_id|header.ce_id",
-    "timestamp": "header.ce_time",
+    "event": "header.event|header.ce_type|header.ce-type",
+    "message_id": "header.message_id|header.ce_id|header.ce-id",
+    "timestamp": "header.ce_time|header.ce-time",
     "user_id": "userId|user_id",
     "anonymous_id": "anonymousId|anonymous_id",
 }
@@ -198,6 +199,12 @@ def find(paths: str, body: Mapping[str, Any], delivery: Delivery) -> str | None:
         if isinstance(found, int | float) and not isinstance(found, bool):
             return str(found)
     return None
+
+
+def named_headers(fields: Mapping[str, str]) -> set[str]:
+    """The headers that paths lead to, those of the defaults included."""
+    paths = "|".join({**FIELDS, **fields}.values()).split("|")
+    return {path.removeprefix("header.") for path in paths if path.startswith("header.")}
 
 
 def _walk(value: Any, path: list[str]) -> Any:

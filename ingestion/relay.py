@@ -29,7 +29,7 @@ logger = logging.getLogger("signalbox.relay")
 
 BATCH_MESSAGES = 5_000
 APPEND_BYTES = 4 * 1024 * 1024
-IDLE_SECONDS = 5.0  # a wait for messages while nothing is to be acknowledged
+IDLE_SECONDS = 2.0  # a wait for messages while nothing is to be acknowledged
 BUSY_SECONDS = 1.0
 RETRY_SECONDS = (0.5, 1.0, 2.0, 5.0, 15.0)
 REPORT_SECONDS = 5.0
@@ -143,11 +143,12 @@ class Relay:
                 self._append(deliveries, waiting, stop)
             else:
                 stop.wait(BUSY_SECONDS)
-            if waiting.count:
-                self._report.acknowledged += waiting.acknowledge(self._loaded_end())
+            done = waiting.acknowledge(self._loaded_end()) if waiting.count else 0
             waiting.hold()
+            self._report.acknowledged += done
             self._report.waiting = waiting.count
-            if time.monotonic() - self._reported > REPORT_SECONDS:
+            caught_up = done and not waiting.count
+            if caught_up or time.monotonic() - self._reported > REPORT_SECONDS:
                 self._note(lag=consumer.lag(), connected=True, error=None)
 
     def _append(

@@ -17,7 +17,7 @@ from typing import Literal
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from ingestion.delivery import MessageSettings
+from ingestion.delivery import MessageSettings, named_headers
 from ingestion.signature import verify, verify_time
 from ingestion.sources import Delivery, Request
 
@@ -78,7 +78,10 @@ def receive(request: Request, settings: Settings, now: datetime) -> list[Deliver
     if settings.timestamp_header:
         verify_time(timestamp, now, settings.tolerance_seconds)
     digest = hashlib.sha256(request.body).hexdigest()[:32]
-    return [Delivery(body=request.body, id=identity or f"body-{digest}")]
+    # Not all of them: a signature or a password has no place in an event.
+    wanted = named_headers(settings.fields)
+    headers = {name: value for name, value in request.headers.items() if name in wanted}
+    return [Delivery(body=request.body, id=identity or f"body-{digest}", headers=headers)]
 
 
 def _parts(header: str, prefix: str) -> list[str]:

@@ -199,9 +199,9 @@ class _EventBridge(msgspec.Struct):
     source: str
     time: str
     detail: msgspec.Raw
-    region: str
-    account: str
     detail_type: str = msgspec.field(name="detail-type")
+    region: str = ""
+    account: str = ""
 
 
 _envelopes = msgspec.json.Decoder(_EventBridge)

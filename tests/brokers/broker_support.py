@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -109,6 +112,30 @@ def relaying(name: str, settings: Any, log_dir: Path) -> Iterator[Running]:
         yield running
     finally:
         running.close()
+
+
+@contextmanager
+def signalbox(command: str, home: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A command of ours that keeps running, in a process of its own."""
+    variables = {"SIGNALBOX_HOME": str(home), **environment}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "orchestration.cli", command], env={**os.environ, **variables}
+    )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        assert process.wait(30) in (0, -signal.SIGKILL)
+
+
+@contextmanager
+def collecting(home: Path, **environment: str) -> Iterator[str]:
+    """A collector in a process of its own; its address."""
+    address = f"127.0.0.1:{free_port()}"
+    port = address.rpartition(":")[2]
+    with signalbox("collect", home, SIGNALBOX_COLLECTOR_PORT=port, **environment) as process:
+        wait_for_port(address, process)
+        yield f"http://{address}"
 
 
 def payloads(records: Sequence[LogRecord]) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -46,3 +47,19 @@ def new_topic(kafka: str) -> Callable[[int], str]:
 @pytest.fixture
 def log_dir(tmp_path: Path) -> Path:
     return tmp_path / "log"
+
+
+@pytest.fixture(scope="session")
+def aws() -> Iterator[str]:
+    """AWS as its clients see it; its endpoint."""
+    address = f"127.0.0.1:{free_port()}"
+    host, _, port = address.rpartition(":")
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", host, "-p", port],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    wait_for_port(address, server)
+    yield f"http://{address}"
+    server.kill()
+    server.wait()

@@ -66,8 +66,8 @@ class Proxies:
         if peer is not None and self._trusts(peer):
             schemes = [s for s in _values(scope, b"x-forwarded-proto") if s in ("http", "https")]
             scheme = schemes[0] if schemes else scheme
-            hosts = _values(scope, b"x-forwarded-host") or hosts
-        if not hosts or not _HOST.fullmatch(hosts[0]):
+            hosts = _values(scope, b"x-forwarded-host")[:1] or hosts
+        if len(hosts) != 1 or not _HOST.fullmatch(hosts[0]):
             return None
         return scheme, hosts[0]
 

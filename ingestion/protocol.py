@@ -7,11 +7,17 @@ answers broken requests in plain text.
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import dataclass
+from typing import Any
 
 import httptools
 import msgspec
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +34,10 @@ class ConnectionLimits:
     head_seconds: float = 10.0
     body_seconds: float = 30.0
     pipelined: int = 16
+
+
+_UPGRADE = re.compile(rb"\r\n[Uu]pgrade:[^\r\n]*(?=\r\n|\Z)")
+_UPGRADE_WITHIN = 4096
 
 
 class _Refused(Exception):
@@ -53,6 +63,7 @@ class Protocol(HttpToolsProtocol):
     _head_bytes = 0
     _refusal = _MALFORMED
     _refused = False
+    _running: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -64,8 +75,11 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        for cycle, _ in self.pipeline:
-            cycle.disconnected = True
+        # Not only the last request's, as uvicorn does: what is left would write to a closed socket.
+        for cycle in (self._running, *(waiting for waiting, _ in self.pipeline)):
+            if cycle is not None:
+                cycle.disconnected = True
+                cycle.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -74,6 +88,8 @@ class Protocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         # Bytes behind an unfinished request may be its body, so they count towards no head.
         of_head = self._in_head or self._idle()
+        if of_head and data.find(b"pgrade:", 0, _UPGRADE_WITHIN) >= 0:
+            data = _without_upgrade(data)
         try:
             self.parser.feed_data(data)
             if self._in_head and of_head:
@@ -81,7 +97,6 @@ class Protocol(HttpToolsProtocol):
                 if self._head_bytes > self.limits.head_bytes:
                     self._stop(_HEAD_TOO_LARGE)
         except httptools.HttpParserUpgrade:
-            # Java's client offers HTTP/2 this way; it is answered in the language it asked in.
             self._refused = True
             self.cycle.keep_alive = False
         except (httptools.HttpParserError, _Refused):
@@ -115,6 +130,10 @@ class Protocol(HttpToolsProtocol):
             self._await_client(self.timeout_keep_alive)
         else:
             self._waiting_since = None
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
         if self.pipeline and self.pipeline[-1][0].disconnected:
@@ -203,6 +222,16 @@ class Protocol(HttpToolsProtocol):
 def with_limits(limits: ConnectionLimits) -> type[Protocol]:
     """The protocol class for `uvicorn.Config(http=...)`."""
     return type("LimitedProtocol", (Protocol,), {"limits": limits})
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """A request without its offer to speak another protocol, which a server may ignore.
+
+    Java's client offers HTTP/2 with its first request, and the parser would take what follows the
+    head, the body, for that other protocol.
+    """
+    end = data.find(b"\r\n\r\n")
+    return _UPGRADE.sub(b"", data[:end]) + data[end:] if end >= 0 else data
 
 
 def _answer(status: int, code: str, message: str) -> bytes:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ingestion.envelope import LogRecord, decode_record
 from ingestion.log import LogReader
@@ -88,14 +88,16 @@ def basic(key: str) -> dict[str, str]:
     return {"Authorization": "Basic " + base64.b64encode(f"{key}:".encode()).decode()}
 
 
-def start(directory: Path, *keys: str, **limits: Any) -> Server:
+def start(directory: Path, *keys: str, errors: TextIO | None = None, **limits: Any) -> Server:
     """A server of its own; `limits` are those of its connections, and `workers` if more than one.
 
-    `keys` are write keys beside those in `SERVER`; each names its source, which may send anything.
+    What it writes to stderr goes to `errors`. `keys` are write keys beside those in `SERVER`; each
+    names its source, which may send anything.
     """
     process = subprocess.Popen(
         [sys.executable, "-c", SERVER, str(directory), json.dumps(limits), *keys],
         stdout=subprocess.PIPE,
+        stderr=errors,
         text=True,
     )
     assert process.stdout is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from syncs.destinations import Sandbox
     from syncs.facts import LakeFacts
     from syncs.ledger import Ledger
+    from syncs.policies import Cap
     from syncs.push import Pusher
     from syncs.report import SyncReport
     from syncs.sample import Sample
@@ -238,8 +239,31 @@ def _kept_pusher(ledger_url: str, sandbox: Sandbox, caps: tuple[tuple[str, str],
         Ledger(ledger_url),
         sandbox=sandbox,
         env_file=ENV_FILE,
-        channel_caps={channel: parse_cap(text) for channel, text in caps},
+        channel_caps=channel_caps(dict(caps)),
     )
+
+
+def channel_caps(texts: Mapping[str, str]) -> dict[str, Cap]:
+    """SIGNALBOX_MESSAGE_CAPS, parsed.
+
+    Raises:
+        SettingsError: no destination sends on a channel; a cap that counts nothing would be none.
+    """
+    from syncs.destinations import available, load
+    from syncs.policies import parse_cap
+
+    if not texts:
+        return {}
+    every = [load(name) for name in available()]
+    known = {one.channel for one in every}
+    known |= {of.get("channel") for one in every for of in one.variants.values()}
+    for channel in texts:
+        if channel not in known:
+            raise SettingsError(
+                f"SIGNALBOX_MESSAGE_CAPS: no destination sends on {channel!r}; channels are "
+                + ", ".join(sorted(filter(None, known)))
+            )
+    return {channel: parse_cap(text) for channel, text in texts.items()}
 
 
 def _sandbox(settings: Settings) -> Sandbox:

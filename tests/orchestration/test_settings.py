@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestration import activate
 from orchestration.ingest import source_policy
 from orchestration.settings import ROOT, Settings, SettingsError, load_settings
 
@@ -63,6 +64,9 @@ def test_what_a_source_may_is_set_for_all_or_by_source(monkeypatch: pytest.Monke
         ("CART_ABANDONED_MINUTES", "0", "greater than 0"),
         ("CLIENT_IP", "web=half", "SIGNALBOX_CLIENT_IP"),
         ("RATE_LIMITS", "0", "greater than 0"),
+        ("MESSAGE_CAPS", "email", "write for example email=3/day"),
+        ("MESSAGE_CAPS", "email=daily", "a number of messages and a span, like 1/day"),
+        ("TIME_ZONE", "Berlin", "'Berlin' is no IANA time zone"),
     ],
 )
 def test_a_wrong_value_is_named(
@@ -71,6 +75,16 @@ def test_a_wrong_value_is_named(
     with pytest.raises(SettingsError, match="SIGNALBOX_") as caught:
         read(monkeypatch, **{name: value})
     assert said in str(caught.value)
+
+
+def test_a_cap_on_a_channel_that_nothing_sends_on_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    caps = read(monkeypatch, MESSAGE_CAPS="email=3/day, sms=2/6h").message_caps
+    assert caps == {"email": "3/day", "sms": "2/6h"}
+    assert activate.channel_caps(caps)["sms"].count == 2
+    with pytest.raises(SettingsError, match=r"no destination sends on 'emial'; channels are email,.*sms"):
+        activate.channel_caps({"emial": "3/day"})
 
 
 def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -200,15 +200,28 @@ def is_live(settings: Settings, name: str) -> bool:
     return not resolve(load(name), _sandbox(settings), env_file=ENV_FILE).sandbox
 
 
-def serve_sandbox(settings: Settings) -> None:
-    """Run the vendors' stand-ins until SIGTERM or SIGINT."""
+def serve_sandbox(settings: Settings, scenario: str | None = None, seed: int = 0) -> None:
+    """Run the vendors' stand-ins until SIGTERM or SIGINT, on a bad day if one is named.
+
+    Raises:
+        SettingsError: there is no scenario of that name.
+    """
+    from syncs.sandbox import faults
     from syncs.sandbox.server import run
 
+    try:
+        fault = None if scenario is None else faults.scenario(scenario, seed)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+    place = _sandbox(settings)
     run(
         settings.host,
         settings.sandbox_port,
         settings.sandbox_smtp_port,
         settings.home / "sandbox",
+        fault=fault,
+        postgres=place.postgres,
+        files=place.directory,
     )
 
 
@@ -220,21 +233,9 @@ def _pusher(settings: Settings) -> Pusher:
 @lru_cache(maxsize=2)
 def _kept_pusher(ledger_url: str, sandbox: Sandbox, caps: tuple[tuple[str, str], ...]) -> Pusher:
     # Kept, because it keeps its connections.
-    from syncs.destinations import available, load
     from syncs.ledger import Ledger
-    from syncs.policies import parse_cap
     from syncs.push import Pusher
 
-    if caps:
-        every = [load(name) for name in available()]
-        known = {one.channel for one in every}
-        known |= {of.get("channel") for one in every for of in one.variants.values()}
-        for channel, _ in caps:
-            if channel not in known:
-                raise SettingsError(
-                    f"SIGNALBOX_MESSAGE_CAPS: no destination sends on {channel!r}; channels are "
-                    + ", ".join(sorted(filter(None, known)))
-                )
     return Pusher(
         Ledger(ledger_url),
         sandbox=sandbox,

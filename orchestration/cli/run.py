@@ -129,14 +129,26 @@ def relay() -> None:
     ingest.serve_relay(load_settings(), stop_on_signals())
 
 
-def sandbox() -> None:
-    """Run stand-ins of HubSpot, Slack, a help desk, a webhook receiver and a mail server.
+def sandbox(
+    scenario: Annotated[
+        str | None,
+        typer.Option(
+            help="A bad day for every vendor: chaos, timeouts (done, but never answered), "
+            "storm (429 and 500) or half (every second row refused)."
+        ),
+    ] = None,
+    chaos: Annotated[bool, typer.Option("--chaos", help="Short for --scenario chaos.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the scenario's lottery.")] = 0,
+) -> None:
+    """Run the vendors' stand-ins: every destination's, a help desk's, and a mail server.
 
-    Example: [bold]signalbox sandbox[/], then open http://127.0.0.1:8090
+    Example: [bold]signalbox sandbox --chaos --seed 7[/], then open http://127.0.0.1:8090
     """
     from orchestration import activate
 
-    activate.serve_sandbox(load_settings())
+    if chaos and scenario not in (None, "chaos"):
+        raise UserError("Name one: --chaos or --scenario.")
+    activate.serve_sandbox(load_settings(), "chaos" if chaos else scenario, seed)
 
 
 def warm() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import psycopg2
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -17,8 +18,9 @@ from starlette.routing import BaseRoute, Mount, Route, Router
 
 from syncs.sandbox import smtp
 from syncs.sandbox.effects import EffectLog, as_json
-from syncs.sandbox.faults import Fault
+from syncs.sandbox.faults import Fault, scenario
 from syncs.sandbox.gate import Gate
+from syncs.sandbox.holdings import holdings
 from syncs.sandbox.vendor import Desk, StandIn, load_vendors
 
 DEFAULT_TOKEN = "sandbox"  # noqa: S105
@@ -104,25 +106,28 @@ def create_app(
     token: str = DEFAULT_TOKEN,
     webhook_secret: str = DEFAULT_WEBHOOK_SECRET,
     *,
-    chaos_seed: int | None = None,
+    fault: Fault | None = None,
     rate_limits: bool = True,
+    postgres: str = "",
+    files: str = "",
     allowed_hosts: tuple[str, ...] = LOOPBACK,
 ) -> Starlette:
     """The application over one directory; `app.state.sandbox` is its `Sandbox`.
 
-    `chaos_seed` switches on random faults everywhere; `rate_limits=False` lifts the limits that
-    are on by default. `allowed_hosts` are the Host headers that are answered: a page on the
+    `fault` is on from the start; `rate_limits=False` lifts the limits that are on by default.
+    `postgres` (a URL) and `files` (a folder) hold what destinations without a server deliver; the
+    page shows it. `allowed_hosts` are the Host headers that are answered: a page on the
     internet that points its name at this machine gets nothing. Raises SandboxError if the
     directory is in use, its file is damaged, or the webhook secret is not base64.
     """
     sandbox = Sandbox(directory, token, webhook_secret)
-    if chaos_seed is not None:
-        sandbox.desk.faults.add(Fault(kind="chaos", seed=chaos_seed))
+    if fault is not None:
+        sandbox.desk.faults.add(fault)
     if not rate_limits:
         for vendor in sandbox.stand_ins.values():
             if vendor.limit:
                 vendor.limit.enabled = False
-    control = Control(sandbox)
+    control = Control(sandbox, postgres, files)
     routes: list[BaseRoute] = [
         Route("/", control.page),
         Route("/page.js", control.script),
@@ -135,6 +140,8 @@ def create_app(
         Route("/sandbox/faults", control.add_fault, methods=["POST"]),
         Route("/sandbox/faults", control.remove_faults, methods=["DELETE"]),
         Route("/sandbox/faults/{id:int}", control.remove_faults, methods=["DELETE"]),
+        Route("/sandbox/scenarios/{name}", control.play, methods=["POST"]),
+        Route("/sandbox/holdings", control.holdings),
     ]
     routes += [
         Mount(f"/{name}", Gate(Router(vendor.routes()), vendor, sandbox.desk))
@@ -152,8 +159,9 @@ class Control:
     A browser sends JSON to another origin only after a preflight, which is not answered here.
     """
 
-    def __init__(self, sandbox: Sandbox) -> None:
+    def __init__(self, sandbox: Sandbox, postgres: str, files: str) -> None:
         self._sandbox, self._desk = sandbox, sandbox.desk
+        self._postgres, self._files = postgres, files
 
     async def page(self, _request: Request) -> Response:
         return FileResponse(PAGE / "index.html", headers=PAGE_HEADERS)
@@ -192,6 +200,26 @@ class Control:
             return _bad(str(error))
         self._desk.announce()
         return JSONResponse(active.describe(), 201)
+
+    async def play(self, request: Request) -> Response:
+        """Switch a scenario on: `{"seed": 7}`, and a path for one vendor alone."""
+        if not _is_json(request):
+            return _bad("send JSON with Content-Type: application/json", 415)
+        try:
+            asked = msgspec.json.decode(await request.body() or b"{}", type=_Scenario)
+            fault = scenario(request.path_params["name"], asked.seed, asked.path)
+            active = self._desk.faults.add(fault)
+        except (msgspec.MsgspecError, ValueError) as error:
+            return _bad(str(error))
+        self._desk.announce()
+        return JSONResponse(active.describe(), 201)
+
+    # Not async, for it waits for a database and for files.
+    def holdings(self, _request: Request) -> Response:
+        try:
+            return JSONResponse(holdings(self._postgres, self._files))
+        except (psycopg2.Error, OSError) as error:
+            return _bad(f"what is held cannot be read ({type(error).__name__})", 503)
 
     async def remove_faults(self, request: Request) -> Response:
         removed = self._desk.faults.remove(request.path_params.get("id"))
@@ -241,6 +269,11 @@ class Control:
                         yield b": still here\n\n"
         finally:
             self._desk.leave(changed)
+
+
+class _Scenario(msgspec.Struct):
+    seed: int = 0
+    path: str = "/"
 
 
 class _LimitSwitch(msgspec.Struct):

@@ -24,7 +24,8 @@ class Fault(msgspec.Struct, forbid_unknown_fields=True):
     - `timeout_after_effect`: the effect happens, the answer never comes: after `seconds` the
       connection is cut.
     - `reject_rows`: rows whose key contains `match` are refused with the vendor's own row error.
-    - `chaos`: a share `rate` of the requests meets one of the others, chosen by `seed`.
+    - `chaos`: a share `rate` of the requests meets one of the others, or of `kinds`, and a share
+      `rows` of the rows is refused (a tenth of `rate` if unset); chosen by `seed`.
 
     `path` is a path prefix ("/hubspot", "/slack/api", "/smtp"; "/" is everything). `count` is how
     many requests it hits (for `reject_rows`: rows); without it, it lasts until it is removed.
@@ -38,6 +39,24 @@ class Fault(msgspec.Struct, forbid_unknown_fields=True):
     seconds: float | None = None
     seed: int = 0
     rate: float = 0.2
+    kinds: tuple[Kind, ...] = ()
+    rows: float | None = None
+
+
+#: Bad days by name, for every vendor at once.
+SCENARIOS = {
+    "chaos": Fault(kind="chaos"),
+    "timeouts": Fault(kind="chaos", kinds=("timeout_after_effect", "hang"), rate=0.3, rows=0),
+    "storm": Fault(kind="chaos", kinds=("429", "500"), rate=0.7, rows=0),
+    "half": Fault(kind="chaos", rate=0, rows=0.5),
+}
+
+
+def scenario(name: str, seed: int = 0, path: str = "/") -> Fault:
+    """The fault of a bad day. Raises ValueError naming those there are."""
+    if name not in SCENARIOS:
+        raise ValueError(f"no scenario {name!r}; there are: {', '.join(SCENARIOS)}")
+    return msgspec.structs.replace(SCENARIOS[name], seed=seed, path=path)
 
 
 class ActiveFault(msgspec.Struct):
@@ -79,8 +98,10 @@ class FaultBoard:
             raise ValueError("reject_rows needs match: text to be found in the row's key")
         if fault.retry_after < 0 or (fault.seconds or 0) < 0:
             raise ValueError("retry_after and seconds must not be negative")
-        if not 0 <= fault.rate <= 1:
-            raise ValueError("rate must be between 0 and 1")
+        if not 0 <= fault.rate <= 1 or not 0 <= (fault.rows or 0) <= 1:
+            raise ValueError("rate and rows must be between 0 and 1")
+        if not set(fault.kinds) <= set(CHAOS_KINDS):
+            raise ValueError(f"kinds: a chaos is made of {', '.join(CHAOS_KINDS)}")
         active = ActiveFault(next(self._ids), fault, random.Random(fault.seed))  # noqa: S311
         self._active.append(active)
         return active
@@ -107,7 +128,7 @@ class FaultBoard:
                 if active.random.random() >= fault.rate:
                     continue
                 fault = Fault(
-                    kind=active.random.choice(CHAOS_KINDS),
+                    kind=active.random.choice(fault.kinds or CHAOS_KINDS),
                     path=fault.path,
                     retry_after=fault.retry_after,
                     seconds=CHAOS_HANG_SECONDS,
@@ -121,9 +142,10 @@ class FaultBoard:
         for active in self._active:
             if not active.covers(path):
                 continue
-            kind = active.fault.kind
-            if (kind == "reject_rows" and active.fault.match in key) or (
-                kind == "chaos" and active.random.random() < active.fault.rate * CHAOS_ROW_SHARE
+            fault = active.fault
+            share = fault.rate * CHAOS_ROW_SHARE if fault.rows is None else fault.rows
+            if (fault.kind == "reject_rows" and fault.match in key) or (
+                fault.kind == "chaos" and active.random.random() < share
             ):
                 self._strike(active)
                 return True

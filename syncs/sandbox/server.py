@@ -23,6 +23,7 @@ from syncs.sandbox.app import (
     create_app,
 )
 from syncs.sandbox.effects import SandboxError
+from syncs.sandbox.faults import Fault
 from syncs.sandbox.gate import CuttableProtocol
 
 GRACE_SECONDS = 3
@@ -63,8 +64,10 @@ def run(
     *,
     token: str = DEFAULT_TOKEN,
     webhook_secret: str = DEFAULT_WEBHOOK_SECRET,
-    chaos_seed: int | None = None,
+    fault: Fault | None = None,
     rate_limits: bool = True,
+    postgres: str = "",
+    files: str = "",
     ready: Callable[[Address], None] | None = None,
     stop: threading.Event | None = None,
 ) -> None:
@@ -80,8 +83,10 @@ def run(
             directory,
             token,
             webhook_secret,
-            chaos_seed=chaos_seed,
+            fault=fault,
             rate_limits=rate_limits,
+            postgres=postgres,
+            files=files,
             allowed_hosts=LOOPBACK if is_loopback(host) else ("*",),
         )
         sandbox: Sandbox = app.state.sandbox
@@ -141,8 +146,10 @@ def background(
     *,
     token: str = DEFAULT_TOKEN,
     webhook_secret: str = DEFAULT_WEBHOOK_SECRET,
-    chaos_seed: int | None = None,
+    fault: Fault | None = None,
     rate_limits: bool = True,
+    postgres: str = "",
+    files: str = "",
 ) -> Iterator[Address]:
     """A sandbox on free ports in a thread, for tests; stopped when the block ends."""
     started: list[Address] = []
@@ -161,8 +168,10 @@ def background(
                 directory=directory,
                 token=token,
                 webhook_secret=webhook_secret,
-                chaos_seed=chaos_seed,
+                fault=fault,
                 rate_limits=rate_limits,
+                postgres=postgres,
+                files=files,
                 ready=ready,
                 stop=stop,
             )

@@ -149,6 +149,9 @@ def test_the_stream_delivers_effects_and_faults(sandbox: Client) -> None:
             "hooks",
             "tickets",
             "plain",
+            "sms",
+            "cards",
+            "audience",
         }
         other = requests.post(
             f"{sandbox.url}/slack/api/chat.postMessage",

@@ -1,4 +1,5 @@
-"""HubSpot's CRM v3 contacts: batch upsert, create, update and read, and the paged list."""
+"""HubSpot's CRM v3 contacts: batch upsert, create, update and read, and the paged list; and
+companies: batch upsert."""
 
 from __future__ import annotations
 
@@ -17,6 +18,9 @@ from syncs.sandbox import vendor
 from syncs.sandbox.effects import Effect, now
 
 CONTACTS = "/crm/v3/objects/contacts"
+COMPANIES = "/crm/v3/objects/companies"
+#: Properties of companies by which HubSpot finds none.
+NOT_UNIQUE = {"domain", "name"}
 BATCH_LIMIT = 100
 PAGE_LIMIT = 100
 FIRST_ID = 101
@@ -63,6 +67,7 @@ class StandIn(vendor.StandIn):
         self._contacts: dict[int, Contact] = {}
         self._order: list[int] = []
         self._by_email: dict[str, int] = {}
+        self._companies: dict[str, Contact] = {}
 
     def routes(self) -> Sequence[BaseRoute]:
         return [
@@ -71,9 +76,22 @@ class StandIn(vendor.StandIn):
             Route(f"{CONTACTS}/batch/create", self._guarded(self._create), methods=["POST"]),
             Route(f"{CONTACTS}/batch/update", self._guarded(self._update), methods=["POST"]),
             Route(f"{CONTACTS}/batch/read", self._guarded(self._read), methods=["POST"]),
+            Route(
+                f"{COMPANIES}/batch/upsert",
+                self._guarded(self._upsert_companies),
+                methods=["POST"],
+            ),
+            Route("/account-info/v3/details", self._guarded(self._account), methods=["GET"]),
         ]
 
     def apply(self, effect: Effect) -> None:
+        if effect.action.startswith("company_"):
+            identity = str(effect.detail["identity"])
+            known = self._companies.setdefault(
+                identity, Contact(len(self._companies) + FIRST_ID, effect.at, effect.at)
+            )
+            known.update(effect.changes)
+            return
         number = int(effect.object_id or 0)
         contact = self._contacts.get(number)
         if contact is None:
@@ -181,6 +199,58 @@ class StandIn(vendor.StandIn):
                 result["objectWriteTraceId"] = trace
             results.append(result)
         return _batch(200, started, results, errors)
+
+    async def _upsert_companies(self, request: Request) -> Response:
+        started, effects, errors, planned = now(), [], Errors(), []
+        for row in await _inputs(request, unique=True):
+            key, value = str(row.get("idProperty") or ""), str(row["id"]).strip()
+            if not PROPERTY.fullmatch(key) or key in NOT_UNIQUE:
+                raise _invalid("Unable to perform update/upsert by non-unique 0-2 property")
+            properties = _properties(row) | {key: value}
+            if self.rejects(request, value) or self.rejects(request, properties.get("name", "")):
+                words = "The sandbox was asked to refuse this row."
+                errors.append(_row_error(row, "VALIDATION_ERROR", words))
+                continue
+            identity = f"{key}/{value.lower()}"
+            effects.append(self._company(request, row, identity, properties))
+            planned.append((identity, identity not in self._companies, row))
+        self.commit(effects)
+        results = []
+        for identity, is_new, row in planned:
+            company = self._companies[identity]
+            result = {"id": str(company.id), "properties": company.properties, "new": is_new}
+            if "objectWriteTraceId" in row:
+                result["objectWriteTraceId"] = row["objectWriteTraceId"]
+            results.append(result)
+        return _batch(200, started, results, errors)
+
+    def _company(
+        self, request: Request, row: dict[str, Any], identity: str, properties: dict[str, str]
+    ) -> Effect:
+        known = self._companies.get(identity)
+        before = known.properties if known else {}
+        changes: Changes = {
+            name: (before.get(name), value or None)
+            for name, value in properties.items()
+            if before.get(name) != (value or None)
+        }
+        verb = "created" if known is None else "updated" if changes else "unchanged"
+        after = {name: value for name, value in (before | properties).items() if value}
+        key = after.get("name") or str(row["id"])
+        shown = ", ".join(f"{name} {new or '–'}" for name, (_, new) in changes.items())
+        return Effect(
+            destination=self.name,
+            action=f"company_{verb}",
+            key=key,
+            summary=f"{key} {verb}" + (f": {shown}" if shown else ""),
+            changes=changes,
+            detail={"identity": identity, "properties": after if verb == "updated" else {}},
+            request_id=vendor.request_id(request),
+            body=msgspec.json.encode(row).decode(),
+        )
+
+    async def _account(self, request: Request) -> Response:
+        return JSONResponse({"portalId": 1, "accountType": "SANDBOX", "timeZone": "UTC"})
 
     async def _create(self, request: Request) -> Response:
         started, effects, errors = now(), [], Errors()

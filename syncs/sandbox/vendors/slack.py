@@ -1,4 +1,4 @@
-"""Slack's Web API: chat.postMessage and auth.test."""
+"""Slack's Web API, chat.postMessage and auth.test, and an incoming webhook."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from syncs.sandbox import vendor
@@ -19,6 +19,7 @@ from syncs.sandbox.effects import Effect
 
 CHANNEL = re.compile(r"#?[\w-]{1,80}")
 MAX_TEXT = 40_000
+WEBHOOK_CHANNEL = "#incoming-webhook"
 STRUCTURED = ("blocks", "attachments", "metadata")
 
 
@@ -36,6 +37,7 @@ class StandIn(vendor.StandIn):
         return [
             Route("/api/chat.postMessage", self._post_message, methods=["POST"]),
             Route("/api/auth.test", self._auth_test, methods=["GET", "POST"]),
+            Route("/services/{team}/{bot}/{token}", self._webhook, methods=["POST"]),
         ]
 
     def apply(self, effect: Effect) -> None:
@@ -67,8 +69,37 @@ class StandIn(vendor.StandIn):
         wait = self.limit.charge(channel) if self.limit else 0
         if wait:
             return self.refusal(429, wait)
-        ts = self._new_ts()
-        text = str(arguments.get("text") or "")
+        ts, text = await self._post(request, channel, arguments)
+        message = {"type": "message", "bot_id": "B0SANDBOX", "user": "U0SANDBOX", "text": text}
+        message |= {"ts": ts, "team": "T0SANDBOX"}
+        if arguments.get("blocks"):
+            message["blocks"] = arguments["blocks"]
+        return JSONResponse(
+            {"ok": True, "channel": _channel_id(channel), "ts": ts, "message": message}
+        )
+
+    async def _webhook(self, request: Request) -> Response:
+        """Answers in plain text, as Slack does."""
+        if not self.is_token(request.path_params["token"]):
+            return PlainTextResponse("invalid_token", 403)
+        arguments = await vendor.json_object(request)
+        if arguments is None:
+            return PlainTextResponse("invalid_payload", 400)
+        arguments["channel"] = WEBHOOK_CHANNEL
+        error = _content_error(arguments)
+        if error or self.rejects(request, str(arguments.get("text"))):
+            return PlainTextResponse(error or "action_prohibited", 400)
+        wait = self.limit.charge(WEBHOOK_CHANNEL) if self.limit else 0
+        if wait:
+            return PlainTextResponse("rate_limited", 429, {"retry-after": str(wait)})
+        await self._post(request, WEBHOOK_CHANNEL, arguments)
+        return PlainTextResponse("ok")
+
+    async def _post(
+        self, request: Request, channel: str, arguments: dict[str, Any]
+    ) -> tuple[str, str]:
+        """Record the message; returns its id and text."""
+        ts, text = self._new_ts(), str(arguments.get("text") or "")
         kept = ("username", "icon_emoji", "thread_ts", *STRUCTURED)
         detail = {"channel": channel, "text": text, "ts": ts} | {
             name: arguments[name] for name in kept if arguments.get(name)
@@ -87,13 +118,7 @@ class StandIn(vendor.StandIn):
             body=(await request.body()).decode("utf-8", "replace"),
         )
         self.commit([effect])
-        message = {"type": "message", "bot_id": "B0SANDBOX", "user": "U0SANDBOX", "text": text}
-        message |= {"ts": ts, "team": "T0SANDBOX"}
-        if "blocks" in detail:
-            message["blocks"] = detail["blocks"]
-        return JSONResponse(
-            {"ok": True, "channel": _channel_id(channel), "ts": ts, "message": message}
-        )
+        return ts, text
 
     def _auth_error(self, request: Request, arguments: dict[str, Any]) -> str | None:
         form_token = arguments.get("token")

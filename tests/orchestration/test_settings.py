@@ -83,7 +83,8 @@ def test_a_cap_on_a_channel_that_nothing_sends_on_is_an_error(
     caps = read(monkeypatch, MESSAGE_CAPS="email=3/day, sms=2/6h").message_caps
     assert caps == {"email": "3/day", "sms": "2/6h"}
     assert activate.channel_caps(caps)["sms"].count == 2
-    with pytest.raises(SettingsError, match=r"no destination sends on 'emial'; channels are email,.*sms"):
+    words = r"no destination sends on 'emial'; channels are email,.*sms"
+    with pytest.raises(SettingsError, match=words):
         activate.channel_caps({"emial": "3/day"})
 
 

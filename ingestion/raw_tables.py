@@ -40,6 +40,7 @@ def schema(table: str) -> Any:
             "violation_detail": text,
             "replayed_from": pa.int64(),
             "replayed_at": time,
+            "repeat_of": pa.int64(),
         },
         "quarantine": {
             "log_seq": pa.int64(),

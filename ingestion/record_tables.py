@@ -36,6 +36,7 @@ class _Record(msgspec.Struct):
     rejected: bool = False
     replayed_from: int | None = None
     replayed_at: str | None = None
+    repeat_of: int | None = None  # which the load finds out
     log_seq: int = -1
 
 

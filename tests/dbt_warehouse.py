@@ -26,7 +26,7 @@ create table raw.events (
     event varchar, event_version integer, user_id varchar, anonymous_id varchar,
     timestamp timestamptz, original_timestamp timestamptz, sent_at timestamptz,
     received_at timestamptz, payload varchar, _dlt_load_id varchar, violation_reason varchar,
-    violation_detail varchar, replayed_from bigint, replayed_at timestamptz
+    violation_detail varchar, replayed_from bigint, replayed_at timestamptz, repeat_of bigint
 );
 create table raw.quarantine (
     log_seq bigint, source varchar, message_id varchar, type varchar, event varchar,
@@ -47,6 +47,13 @@ create table ledger.attempts (
     outcome varchar, reason varchar, status_code integer, latency_ms integer,
     started_at timestamptz, finished_at timestamptz
 );
+"""
+# As the load does it.
+MARK_REPEATS = """
+update raw.events set repeat_of = firsts.log_seq
+from (select source, message_id, min(log_seq) as log_seq from raw.events group by all) as firsts
+where events.source = firsts.source and events.message_id = firsts.message_id
+    and events.log_seq > firsts.log_seq
 """
 
 
@@ -121,6 +128,7 @@ class Warehouse:
                 connection.executemany(
                     f"insert into raw.events ({', '.join(columns)}) values ({marks})", rows
                 )
+                connection.execute(MARK_REPEATS)
 
     def dbt(self, *args: str, as_of: datetime | None = None, **variables: Any) -> Any:
         """Run one dbt command; fails the test with dbt's own words."""

@@ -23,9 +23,11 @@ raw_events as (
         payload,
         row_number() over (partition by source, message_id order by log_seq) as copy_number
     from {{ source('raw', 'events') }}
-    {% if is_incremental() %}
-        where log_seq > {{ watermark() }}
-    {% endif %}
+    where
+        repeat_of is null
+        {% if is_incremental() %}
+            and log_seq > {{ watermark() }}
+        {% endif %}
 ),
 
 blocked_ids as (
@@ -36,13 +38,12 @@ blocked_ids as (
     where rule = 'block'
 ),
 
+{# A run that died before it could note how far it came left rows beyond the watermark. #}
 {% if is_incremental() %}
     already_here as (
-        select distinct
-            events.source,
-            events.message_id
-        from {{ this }} as events
-        inner join raw_events on events.message_id = raw_events.message_id and events.source = raw_events.source
+        select log_seq as here_seq
+        from {{ this }}
+        where log_seq > {{ watermark() }}
     ),
 {% endif %}
 
@@ -50,13 +51,12 @@ first_copies as (
     select raw_events.*
     from raw_events
     {% if is_incremental() %}
-        left join already_here
-            on raw_events.message_id = already_here.message_id and raw_events.source = already_here.source
+        left join already_here on raw_events.log_seq = already_here.here_seq
     {% endif %}
     where
         raw_events.copy_number = 1
         {% if is_incremental() %}
-            and already_here.message_id is null
+            and already_here.here_seq is null
         {% endif %}
 ),
 

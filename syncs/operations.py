@@ -150,8 +150,9 @@ def lanes_held(ledger: Ledger) -> list[dict[str, Any]]:
 def restored(ledger: Ledger) -> dict[str, int]:
     """The ledger comes from a backup: nobody knows what was sent since it was made.
 
-    The beginning moves to now, so that no earlier trigger is acted on; messages that wait become
-    `unknown`; every state row is sent again at the next run. Returns how many of both.
+    The beginning moves to now, so that no earlier trigger is acted on; messages that wait or were
+    refused become `unknown`; every state row is sent again at the next run. Returns how many of
+    both.
     """
     with ledger.engine.begin() as connection:
         messages = connection.execute(sa.text(_RESTORED_MESSAGES)).rowcount
@@ -220,7 +221,7 @@ _RESTORED_MESSAGES = """
 update actions set
     state = 'unknown', reason = 'the ledger was restored from a backup', next_attempt_at = null,
     updated_at = now()
-where mode = 'message' and state in ('planned', 'retrying', 'sending')
+where mode = 'message' and state in ('planned', 'retrying', 'sending', 'rejected')
 """
 
 # Without hashes every row differs from what the model says, and is sent or taken back anew.

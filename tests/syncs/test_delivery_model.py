@@ -54,7 +54,8 @@ SELDOM = [
 ]
 STEPS = st.lists(st.one_of(*USUAL, st.one_of(*SELDOM)), min_size=5, max_size=16)
 
-A, FIRED, RUN = ("change", KEYS[0], 1), ("fire", "c0"), ("run", [])
+A, FIRED = ("change", KEYS[0], 1), ("fire", "c0")
+RUN: tuple[str, list[str]] = ("run", [])
 #: Stories that chance tells too seldom.
 STORIES: dict[str, list[Any]] = {
     "who was asked in and may have come in leaves": [

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from broker_support import TANSU, free_port, wait_for_port
 
+from ingestion.destination import Lake
+
 
 @pytest.fixture(scope="session")
 def kafka() -> Iterator[str]:
@@ -63,3 +65,9 @@ def aws() -> Iterator[str]:
     yield f"http://{address}"
     server.kill()
     server.wait()
+
+
+@pytest.fixture
+def lake(new_database: Callable[[], str], tmp_path: Path) -> Lake:
+    """A lake of its own: a new catalog database and an empty directory."""
+    return Lake(new_database(), f"{tmp_path / 'lake'}/", tmp_path / "dlt")

@@ -12,6 +12,7 @@ from orchestration.settings import ENV_FILE, Settings, SettingsError
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
+    from syncs.checkup import Finding
     from syncs.destinations import Sandbox
     from syncs.facts import LakeFacts
     from syncs.ledger import Ledger
@@ -195,9 +196,22 @@ def is_live(settings: Settings, name: str) -> bool:
     Raises:
         Fatal: its settings are incomplete; the message names the variables.
     """
-    from syncs.destinations import load, resolve
+    from syncs import checkup
+    from syncs.destinations import resolve
 
-    return not resolve(load(name), _sandbox(settings), env_file=ENV_FILE).sandbox
+    place = _sandbox(settings)
+    return any(
+        not resolve(login, place, env_file=ENV_FILE).sandbox
+        for _, login, _ in checkup.logins()
+        if login.name == name
+    )
+
+
+def check_destinations(settings: Settings, *, offline: bool) -> list[Finding]:
+    """What is known of each destination's credentials; called side by side unless `offline`."""
+    from syncs.checkup import check_all
+
+    return check_all(_sandbox(settings), env_file=ENV_FILE, offline=offline)
 
 
 def serve_sandbox(settings: Settings, scenario: str | None = None, seed: int = 0) -> None:

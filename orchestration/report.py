@@ -138,8 +138,11 @@ def _print_sources(reports: list[dict[str, Any]], console: Console) -> None:
     console.print(shown)
 
 
-def doctor(settings: Settings) -> list[dict[str, str]]:
-    """Each check as `{check, state, result}`; state is ok, note or wrong."""
+def doctor(settings: Settings, *, offline: bool = False) -> list[dict[str, str]]:
+    """Each check as `{check, state, result}`; state is ok, note or wrong.
+
+    Destinations with credentials are called, harmlessly, unless `offline`.
+    """
     checks: list[dict[str, str]] = []
 
     def check(name: str, work: Callable[[], str | tuple[str, str]]) -> None:
@@ -171,15 +174,10 @@ def doctor(settings: Settings) -> list[dict[str, str]]:
         check(name, lambda port=port: _port(settings, port))  # type: ignore[misc]
     from orchestration import activate
 
-    for destination in activate.destinations():
-        check(
-            f"destination {destination}",
-            lambda name=destination: (  # type: ignore[misc]
-                "credentials are set"
-                if activate.is_live(settings, name)
-                else "no credentials set: the sandbox"
-            ),
-        )
+    for found in activate.check_destinations(settings, offline=offline):
+        version = f"; API {found.api_version}" if found.state == "ok" and not found.sandbox else ""
+        name, result = f"destination {found.name}", found.result + version
+        checks.append({"check": name, "state": found.state, "result": result})
     return checks
 
 

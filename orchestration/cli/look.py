@@ -123,21 +123,31 @@ def status(as_json: Json = False) -> None:
     report.print_status(state, console)
 
 
-def doctor(as_json: Json = False) -> None:
+def doctor(
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Do not call the destinations.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Check this machine and this home, and say what to do about what is wrong.
+
+    Each destination with credentials is called, harmlessly, to see whether they work.
 
     Example: [bold]signalbox doctor[/]
     """
+    from rich.markup import escape
+
     from orchestration import report
 
-    checks = report.doctor(load_settings())
+    with console.status("checking …"):
+        checks = report.doctor(load_settings(), offline=offline)
     if as_json:
         print_json(checks)
     else:
         result = table("signalbox doctor", "", "check", "result")
         marks = {"ok": "[green]✓[/]", "note": "[yellow]•[/]", "wrong": "[red]✗[/]"}
         for check in checks:
-            result.add_row(marks[check["state"]], check["check"], check["result"])
+            result.add_row(marks[check["state"]], check["check"], escape(check["result"]))
         console.print(result)
     if any(check["state"] == "wrong" for check in checks):
         sys.exit(1)

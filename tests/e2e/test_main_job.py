@@ -82,11 +82,11 @@ def test_the_demo_shows_every_stage(home: Home) -> None:
     stages = report["stages"]
     assert stages["raw_events"] + stages["quarantined"] <= stages["accepted"]
     assert stages["events"] == stages["timeline"]
-    cart = home.json("preview", "smtp_email__cart_abandoned")[-1]
-    assert cart["verdict"] == "settled" and cart["ledger"]["state"] == "delivered"
-    assert cart["headers"]["List-Unsubscribe"] and cart["html"].startswith("<!doctype html>")
+    carts = home.json("preview", "smtp_email__cart_abandoned")
+    assert all(cart["headers"]["List-Unsubscribe"] for cart in carts)
+    assert all(cart["html"].startswith("<!doctype html>") for cart in carts)
     nobody = home.run("preview", "smtp_email__cart_abandoned", "--customer", "u_none")
-    assert nobody.returncode == 1 and cart["customer_id"] in nobody.stderr.replace("\n", "")
+    assert nobody.returncode == 1 and "u_none is nobody known" in nobody.stderr
 
 
 def messages(home: Home) -> Counter[tuple[str, str]]:

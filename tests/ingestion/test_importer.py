@@ -98,7 +98,10 @@ def test_many_lines_go_in_batches(tmp_path: Path) -> None:
         (b'[\n{"type": "track"}]', "line 1, column 2"),
         (b'[{"type": "track"}]', r"line 1 is not a JSON object. .*jq -c"),
         (b"\x89PNG\r\n", "not a file of JSON lines"),
-        (gzip.compress(json.dumps(message(1)).encode() * 9, mtime=0)[:-12], "damaged or incomplete"),
+        (
+            gzip.compress(json.dumps(message(1)).encode() * 9, mtime=0)[:-12],
+            "damaged or incomplete",
+        ),
     ],
 )
 def test_wrong_files_are_refused(tmp_path: Path, content: bytes, problem: str) -> None:

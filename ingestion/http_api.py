@@ -170,7 +170,8 @@ class Collector:
         if route.kind == "pixel":
             message = pixel.message(scope["query_string"])
             batch = Batch([message])
-            source = self._admit(header_key(headers) or _query_key(scope) or body_key(batch))
+            key = _stated_key(scope, headers)
+            source = self._admit(body_key(batch) if key is None else key)
             await self._store(batch, source, route, scope, headers)
             return _Reply(200, pixel.GIF, (_GIF, (b"cache-control", b"no-store")))
         if route.kind == "hook":
@@ -180,7 +181,7 @@ class Collector:
         if route.kind == "openapi":
             return _json(describe(self._limits))
         if route.kind == "source_config":
-            return _json(self._source_config(header_key(headers) or _query_key(scope)))
+            return _json(self._source_config(_stated_key(scope, headers)))
         return _json(self._settings(path.split("/")[3], scope))
 
     def _log_failure(self, error: LogError) -> None:
@@ -254,9 +255,7 @@ class Collector:
     async def _take(
         self, route: Route, scope: Scope, headers: Headers, receive: Receive
     ) -> dict[str, Any]:
-        key = header_key(headers)
-        if key is None and scope["query_string"]:
-            key = _query_key(scope)
+        key = _stated_key(scope, headers)
         # Who may not send is told so before the body is read.
         source = self._admit(key) if key is not None else None
         body = await self._body(receive)
@@ -506,8 +505,11 @@ def _cors(headers: Headers) -> tuple[tuple[bytes, bytes], ...]:
     )
 
 
-def _query_key(scope: Scope) -> str | None:
-    """The write key in the address, where sendBeacon and images put it."""
+def _stated_key(scope: Scope, headers: Headers) -> str | None:
+    """The write key in the head or in the address, where sendBeacon and images put it."""
+    key = header_key(headers)
+    if key is not None or not scope["query_string"]:
+        return key
     try:
         fields = parse_qs(scope["query_string"].decode("ascii", "replace"), max_num_fields=200)
     except ValueError:

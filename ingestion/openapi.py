@@ -76,7 +76,7 @@ def _path(path: str, route: Route, limits: Limits) -> dict[str, Any]:
         # `{}`: the key may also stand in the body, as writeKey.
         operation["security"] = [{"basic": []}, {"header": []}, {"query": []}, {}]
     if route.kind == "source_config":
-        operation["security"] = [{"basic": []}, {"query": []}]
+        operation["security"] = [{"basic": []}, {"header": []}, {"query": []}]
     if route.kind in ("batch", "message"):
         schema = "Batch" if route.kind == "batch" else "AnyMessage"
         example = (
@@ -179,6 +179,8 @@ def _schemas(limits: Limits) -> dict[str, Any]:
     text_or_number = {"type": ["string", "integer", "null"]}
     time = {"type": ["string", "null"], "description": "ISO 8601"}
     bag = {"type": ["object", "null"]}
+    ignored = "Anything else is ignored."
+    into_each = f"into that of each message, which wins. {ignored}"
     problems = {
         "description": "What is wrong with the first of the messages that are not as they should.",
         "type": "array",
@@ -230,24 +232,19 @@ def _schemas(limits: Limits) -> dict[str, Any]:
         },
         "Batch": {
             "type": "object",
-            "description": f"At most {limits.batch_bytes} bytes.",
+            "description": (
+                f"At most {limits.batch_messages} messages and {limits.batch_bytes} bytes."
+            ),
             "required": ["batch"],
             "properties": {
                 "batch": {
                     "type": "array",
-                    "maxItems": limits.batch_messages,
                     "items": {"anyOf": [{"$ref": "#/components/schemas/Message"}, {}]},
                 },
-                "context": {
-                    **bag,
-                    "description": "Merged into the context of each message, which wins.",
-                },
-                "integrations": {
-                    **bag,
-                    "description": "Merged into the integrations of each message, which wins.",
-                },
-                "sentAt": time,
-                "writeKey": {"type": "string"},
+                "context": {"description": f"An object, merged {into_each}"},
+                "integrations": {"description": f"An object, merged {into_each}"},
+                "sentAt": {"description": f"When it was sent, in ISO 8601. {ignored}"},
+                "writeKey": {"description": "The write key, if it stands nowhere else."},
             },
         },
         "Taken": {

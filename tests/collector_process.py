@@ -8,6 +8,7 @@ import json
 import signal
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -110,3 +111,20 @@ def stop(server: Server, with_signal: signal.Signals = signal.SIGTERM) -> int:
     assert server.process.stdout is not None
     server.process.stdout.close()
     return code
+
+
+def fuzz(server: Server, *options: str, examples: int, seed: int) -> str:
+    """What Schemathesis says of the server, which must be that all is well."""
+    with tempfile.TemporaryDirectory() as directory:
+        done = subprocess.run(
+            [
+                *(Path(sys.executable).with_name("st"), "--no-color", "run"),
+                *(f"{server.url}/openapi.json", "--auth", "wk_open:", "--warnings", "off"),
+                *("--max-examples", str(examples), "--seed", str(seed), *options),
+            ],
+            cwd=directory,
+            capture_output=True,
+            text=True,
+        )
+    assert done.returncode == 0, done.stdout[-5_000:] + done.stderr[-5_000:]
+    return done.stdout

@@ -1,0 +1,19 @@
+"""The whole HTTP surface fuzzed for minutes: no 500, and nothing that the description denies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from collector_process import fuzz, start, stop
+
+EXAMPLES_PER_KILL = 2
+
+
+def test_http(chaos: Any, tmp_path: Path) -> None:
+    server = start(tmp_path / "log")
+    try:
+        said = fuzz(server, examples=EXAMPLES_PER_KILL * chaos.kills, seed=chaos.seed)
+    finally:
+        assert stop(server) == 0
+    assert "No issues found" in said

@@ -9,7 +9,10 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import json
+import re
+import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +30,9 @@ from front import Front, front
 from ingestion.envelope import LogRecord
 
 HERE = Path(__file__).parent
-TABLE = HERE.parent.parent / "docs" / "sdks.md"
+ROOT = HERE.parent.parent
+README = ROOT / "README.md"
+TABLE = ROOT / "docs" / "sdks.md"
 PINNED = json.loads((HERE / "package.json").read_text())["dependencies"]
 
 NESTED = {"großes Maß": "naïve 東京 🎉", "items": [{"n": 1, "deep": {"er": [True, None, 0.1]}}]}
@@ -368,6 +373,34 @@ def test_the_documented_table_is_this_runs(
     if request.config.getoption("--write-sdk-table", default=False):
         TABLE.write_text(HEAD + table + "\n")
     assert TABLE.read_text() == HEAD + table + "\n", "run: pytest tests/sdk --write-sdk-table"
+
+
+def test_the_readmes_examples_work(modules: Path, tmp_path: Path) -> None:
+    """Each as it stands, with the address of a collector of ours."""
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    blocks = re.findall(r"```(python|js|sh)\n(.*?)```", README.read_text(), re.DOTALL)
+    mine = [(language, code) for language, code in blocks if "127.0.0.1:8080" in code]
+    server = start(tmp_path / "log", "wk_server")
+    (tmp_path / "node_modules").symlink_to(modules)
+    try:
+        for language, code in mine:
+            code = code.replace("http://127.0.0.1:8080", server.url)
+            (tmp_path / "example.mjs").write_text(code)
+            command = {
+                "python": [sys.executable, "-c", code],
+                "js": ["node", tmp_path / "example.mjs"],
+                "sh": ["sh", "-c", code],
+            }[language]
+            if "AnalyticsBrowser" not in code:  # a browser's runs above, from a page
+                done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+                assert done.returncode == 0, done.stderr
+    finally:
+        records = server.since(0)
+        stop(server)
+    assert [language for language, _ in mine] == ["python", "js", "js", "sh"]
+    assert [r.event for r in records] == [None, "Cart Updated", "Logged In", "Logged In"]
+    assert {(r.kind, r.source) for r in records} == {("event", "wk_server")}
 
 
 def test_the_documented_versions_are_the_pinned_ones() -> None:

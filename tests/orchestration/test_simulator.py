@@ -127,6 +127,16 @@ def contracts() -> dict[str, tuple[int, Any]]:
     return newest
 
 
+#: Sent by the payment provider's webhook, which the simulated company does not have.
+FROM_BILLING = {
+    "Subscription Started",
+    "Subscription Updated",
+    "Subscription Cancelled",
+    "Payment Succeeded",
+    "Payment Failed",
+}
+
+
 def test_exactly_the_broken_messages_break_their_contract(messages: list[Message]) -> None:
     validators = {title: validator for title, (_, validator) in contracts().items()}
     seen = set()
@@ -140,7 +150,7 @@ def test_exactly_the_broken_messages_break_their_contract(messages: list[Message
         validator = validators.get(event)
         valid = validator is not None and validator.is_valid(message["properties"])
         assert valid == ("simulator" not in message["context"]), message
-    assert seen - {"Wishlist Shared"} == set(validators)
+    assert seen - {"Wishlist Shared"} == set(validators) - FROM_BILLING
 
 
 def test_nobody_acts_after_they_have_churned_or_while_they_are_away(

@@ -18,7 +18,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("chaos", "processes of Signalbox that are killed over and over")
     group.addoption("--chaos", action="store_true", help="run the suites in tests/chaos")
     group.addoption(
-        "--chaos-kills", type=int, default=70, metavar="N", help="SIGKILLs in each suite (70)"
+        "--chaos-kills", type=int, metavar="N", help="SIGKILLs in each suite (its own number)"
     )
     group.addoption(
         "--chaos-seed", type=int, default=1, metavar="N", help="seed of every suite's lottery (1)"

@@ -13,8 +13,12 @@ import pytest
 from ingestion.destination import Lake
 
 HERE = Path(__file__).parent
+DEFAULT_KILLS = 70  # of a suite that states no KILLS
 ROOMS = ("ingestion", "syncs")
-MODULES = ("test_log", "collector_process", "test_load", "lakes", "syncs_support", "dbt_warehouse")
+MODULES = (
+    *("test_log", "test_log_server", "test_kill_points", "collector_process", "test_load", "lakes"),
+    *("syncs_support", "dbt_warehouse"),
+)
 
 # The suites drive the same processes as the tests of each room, only longer.
 sys.path += [str(HERE.parent / room) for room in ROOMS]
@@ -58,7 +62,7 @@ def chaos(request: pytest.FixtureRequest) -> Chaos:
     return Chaos(
         request.node.name.removeprefix("test_").replace("_", " "),
         config.getoption("--chaos-seed"),
-        config.getoption("--chaos-kills"),
+        config.getoption("--chaos-kills") or getattr(request.module, "KILLS", DEFAULT_KILLS),
         config.stash.setdefault(_LINES, []),
     )
 
@@ -68,7 +72,7 @@ def pytest_report_header(config: pytest.Config) -> str | None:
         return None
     return (
         f"chaos: seed {config.getoption('--chaos-seed')}, "
-        f"{config.getoption('--chaos-kills')} kills in each suite"
+        f"{config.getoption('--chaos-kills') or 'their own number of'} kills in each suite"
     )
 
 

@@ -16,15 +16,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
-from collector_process import LOGIN, SERVER, UNKNOWN, Server, start, stop
+from collector_process import LOGIN, SERVER, UNKNOWN, Server, stop
+from kill_points import APPEND_POINTS, WRITER_POINTS, start_armed
 from segment.analytics.client import Client
+from test_log_server import workers_of
 from torn import log_bytes, tear
 
 from ingestion.envelope import decode_record
 from ingestion.log import LogReader
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = pytest.mark.timeout(2400)
+
+KILLS = 200
 
 SENDERS = 3
 
@@ -71,7 +76,7 @@ class Sender:
                 return
             if answer.status == 200:
                 self._books.answered(ids)
-            else:
+            elif answer.status != 503:  # which a worker says whose writer was killed
                 self._books.surprises.append((answer.status, answer.body))
             self._unanswered = []
 
@@ -128,12 +133,12 @@ def kill_while_starting(directory: Path, lottery: random.Random) -> bool:
 
 
 @pytest.fixture
-def begin() -> Iterator[Callable[[Path], Server]]:
+def begin() -> Iterator[Callable[..., Server]]:
     """Starts collectors, and leaves none behind when the suite fails half way."""
     begun: list[Server] = []
 
-    def begin(directory: Path) -> Server:
-        begun.append(start(directory))
+    def begin(directory: Path, point: str | None = None, call: int = 0, workers: int = 1) -> Server:
+        begun.append(start_armed(directory, point, call, workers))
         return begun[-1]
 
     yield begin
@@ -142,7 +147,15 @@ def begin() -> Iterator[Callable[[Path], Server]]:
         server.process.wait()
 
 
-def test_collector(chaos: Any, begin: Callable[[Path], Server], tmp_path: Path) -> None:
+def kill_one_worker(server: Server, lottery: random.Random) -> list[psutil.Process]:
+    """Kill it; returns all workers that there were, and those that take its place at once."""
+    workers = workers_of(server)
+    lottery.choice(workers).kill()
+    time.sleep(lottery.uniform(0.0, 0.3))
+    return [*workers, *workers_of(server)]
+
+
+def test_collector(chaos: Any, begin: Callable[..., Server], tmp_path: Path) -> None:
     directory = tmp_path / "log"
     books = Books()
     clients = [
@@ -151,7 +164,7 @@ def test_collector(chaos: Any, begin: Callable[[Path], Server], tmp_path: Path) 
     ]
     reader = LogReader(directory)  # kept all the time, beside the collectors
     stored: Counter[str] = Counter()
-    killed = seen = cut = 0
+    killed = at_points = of_workers = seen = cut = 0
 
     def read_on() -> None:
         nonlocal seen
@@ -161,23 +174,43 @@ def test_collector(chaos: Any, begin: Callable[[Path], Server], tmp_path: Path) 
         seen += len(found)
 
     while killed < chaos.kills:
-        if chaos.lottery.random() < 0.15:
+        if chaos.lottery.random() < 0.1:
             assert kill_while_starting(directory, chaos.lottery)
             killed += 1
             continue
         torn = tear(directory, chaos.lottery) if chaos.lottery.random() < 0.4 else 0
         before = log_bytes(directory) if directory.exists() else 0
-        server = begin(directory)
-        less = before - log_bytes(directory)
-        assert not torn or less >= torn, "a torn tail was not cut"
-        cut += max(0, less)
+        kind = chaos.lottery.choice(("point", "point", "workers", "any instant"))
+        point, call = None, 0
+        if kind == "point":
+            point = chaos.lottery.choice(list(WRITER_POINTS))
+            call = chaos.lottery.randint(3, 60 if point in APPEND_POINTS else 4)
+        server = begin(directory, point, call, workers=2 if kind == "workers" else 1)
+        if server.port:
+            less = before - log_bytes(directory)
+            assert not torn or less >= torn, "a torn tail was not cut"
+            cut += max(0, less)
         threads = [threading.Thread(target=client.run, args=(server,)) for client in clients]
         for thread in threads:
             thread.start()
-        time.sleep(chaos.lottery.uniform(0.0, 1.5))
+        if kind == "point":
+            try:
+                server.process.wait(3)
+                at_points += 1
+            except subprocess.TimeoutExpired:
+                pass
+        else:
+            time.sleep(chaos.lottery.uniform(0.0, 0.7))
         read_on()
+        workers = []
+        if kind == "workers" and chaos.lottery.random() < 0.7:
+            workers = kill_one_worker(server, chaos.lottery)
+            killed += 1
+            of_workers += 1
         assert stop(server, signal.SIGKILL) == -signal.SIGKILL
         killed += 1
+        _, alive = psutil.wait_procs(workers, timeout=20)
+        assert not alive, "workers outlived the process that writes the log"
         for thread in threads:
             thread.join()
         read_on()
@@ -192,7 +225,8 @@ def test_collector(chaos: Any, begin: Callable[[Path], Server], tmp_path: Path) 
         lost=len(lost),
         duplicates=len(unasked),
         unknown=len(unknown),
-        more=f"{len(books.accepted)} accepted, {len(unknown & set(stored))} of the unknown are in "
+        more=f"{at_points} at exact points, {of_workers} of workers, "
+        f"{len(books.accepted)} accepted, {len(unknown & set(stored))} of the unknown are in "
         f"the log, {seen - len(stored)} repeats sent again by clients, {cut} torn bytes cut",
     )
     assert books.surprises == []

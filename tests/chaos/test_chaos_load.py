@@ -20,7 +20,9 @@ from ingestion.destination import Lake
 from ingestion.loaded import loaded_end
 from ingestion.log import EventLog
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = pytest.mark.timeout(2400)
+
+KILLS = 200
 
 NEVER = "600"  # the child's own fuse, in seconds: these are killed from outside
 

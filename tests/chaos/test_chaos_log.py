@@ -1,61 +1,87 @@
-"""A process that appends as fast as the disk allows, in small segments, killed at any instant."""
+"""The log's writer and its retention, killed at exact points and at any instant."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from test_log import WRITER, stored
+from kill_points import APPEND_POINTS, LOG_POINTS, RETENTION_POINTS
+from test_kill_points import KilledRetention, KilledWriter
+from test_log import stored
 from torn import log_bytes, tear
 
-from ingestion.log import EventLog, LogReader
+from ingestion.log import LogReader
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1800)
+
+KILLS = 200
 
 
 def test_log_writer(chaos: Any, tmp_path: Path) -> None:
-    directory, said = tmp_path / "log", tmp_path / "acknowledged"
-    reader = LogReader(directory)  # kept all the time, beside the writers
-    killed = acknowledged = seen = cut = lost = 0
+    """It appends as fast as the disk allows, in small segments."""
+    log = KilledWriter(tmp_path)
+    killed = at_points = cut = 0
     for _ in chaos.attempts:
         if killed == chaos.kills:
             break
-        # A file, because a pipe that nobody empties would hold the writer up.
-        with said.open("wb") as stdout:
-            writer = subprocess.Popen(
-                [sys.executable, "-c", WRITER, str(directory)], stdout=stdout, stderr=sys.stderr
-            )
-        time.sleep(chaos.lottery.uniform(0.02, 0.7))
-        writer.kill()
-        writer.wait()
+        if chaos.lottery.random() < 0.5:
+            point = chaos.lottery.choice(list(LOG_POINTS))
+            call = chaos.lottery.randint(1, 60 if point in APPEND_POINTS else 2)
+            at_points += log.kill(point, call, seconds=3)
+        else:
+            log.kill(None, 0, seconds=chaos.lottery.uniform(0.02, 0.7))
         killed += 1
-        lines = said.read_text().split("\n")[:-1]  # what follows the last line end is not a number
-        acknowledged = max([acknowledged, *map(int, lines)])
-        committed = reader.end()
         if chaos.lottery.random() < 0.4:
-            tear(directory, chaos.lottery)
-        before = log_bytes(directory) if directory.exists() else 0
-        with EventLog(directory) as log:
-            end = log.end()
-            # A segment that had no magic yet gets it, which is the one thing a recovery adds.
-            assert -8 <= before - log.recovered_bytes - log_bytes(directory) <= 0
-            cut += log.recovered_bytes
-        lost += max(0, acknowledged - end)
-        assert acknowledged <= committed <= end
-        found = reader.read(seen, end)
-        assert found == [(n, b"record %d" % n) for n in range(seen, end)]
-        seen = end
+            tear(log.directory, chaos.lottery)
+        before = log_bytes(log.directory) if log.directory.exists() else 0
+        less = log.check()
+        # A segment that had no magic yet gets it, which is the one thing a recovery adds.
+        assert -8 <= before - less - log_bytes(log.directory) <= 0
+        cut += less
 
     chaos.report(
         kills=killed,
-        lost=lost,
+        lost=max(0, log.acknowledged - log.seen),
         duplicates=0,
-        unknown=seen - acknowledged,
-        more=f"{seen} records, {len(list(directory.glob('*.log')))} segments, {cut} torn bytes cut",
+        unknown=log.seen - log.acknowledged,
+        more=f"{at_points} at exact points, {log.seen} records, "
+        f"{len(list(log.directory.glob('*.log')))} segments, {cut} torn bytes cut",
     )
     assert killed == chaos.kills
-    assert stored(directory) == [b"record %d" % n for n in range(seen)]
+    assert at_points > 0.3 * killed
+    assert stored(log.directory) == [b"record %d" % n for n in range(log.seen)]
+
+
+def test_retention(chaos: Any, tmp_path: Path) -> None:
+    """It deletes what is loaded, beside a writer and readers."""
+    log = KilledRetention(tmp_path)
+    killed = at_points = 0
+    try:
+        while LogReader(log.directory).end() < 5_000:
+            time.sleep(0.02)
+        for _ in chaos.attempts:
+            if killed == chaos.kills:
+                break
+            seed = chaos.lottery.randrange(1 << 32)
+            if chaos.lottery.random() < 0.7:
+                point = chaos.lottery.choice(list(RETENTION_POINTS))
+                at_points += log.kill(point, chaos.lottery.randint(1, 3), seed, seconds=3)
+            else:
+                log.kill(None, 0, seed, seconds=chaos.lottery.uniform(0.1, 0.5))
+            killed += 1
+            log.check()
+    finally:
+        log.close()
+    end = LogReader(log.directory).end()
+    chaos.report(
+        kills=killed,
+        lost=0,
+        duplicates=0,
+        unknown=0,
+        more=f"{at_points} at exact points, {log.first} of {end} records deleted",
+    )
+    assert killed == chaos.kills
+    assert at_points > 0.3 * killed
+    assert log.first > 0

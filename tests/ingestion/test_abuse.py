@@ -326,11 +326,8 @@ def test_hundreds_of_slow_clients_keep_nobody_out(server: Server, first: bytes) 
         thread.start()
     try:
         time.sleep(0.5)  # by now all places are taken
-        waits = []
         for _ in range(40):
-            began = time.monotonic()
             assert server.batch(LOGIN).status == 200
-            waits.append(time.monotonic() - began)
     finally:
         done.set()
         for thread in besiegers:
@@ -343,7 +340,7 @@ def test_a_client_that_does_not_read_is_let_go(server: Server) -> None:
         connection.settimeout(10)
         connection.connect(("127.0.0.1", server.port))
         with pytest.raises(OSError):
-            for _ in range(5_000):
+            for _ in range(50_000):
                 connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n")
                 time.sleep(0.002)
 

@@ -133,7 +133,7 @@ def _prepare(settings: Settings, state: DemoState, days: int) -> None:
 
             task = step("building the models with dbt")
             nodes = 0
-            for event in models.build(["--exclude", "tag:after_sync"], settings):
+            for event in models.build(["--exclude", models.AFTER_SYNC], settings):
                 if event["data"].get("node_info") and event["info"]["name"] == "LogStartLine":
                     nodes += 1
                     name = event["data"]["node_info"]["node_name"]

@@ -159,13 +159,18 @@ def warm() -> None:
 
 
 def bring_models_up(settings: Settings) -> None:
-    """Build what a micro-batch takes for granted: seeds and views, and all in a new home."""
+    """Build what a micro-batch takes for granted: seeds and views, and all in a new home.
+
+    What reads the ledger's outcomes is left to the job that brings those in, once a minute: until
+    it has run for the first time, its views have no table to stand on.
+    """
     import duckdb
 
     from orchestration import lake
     from orchestration.assets import models
 
     selection = ["--select", "config.materialized:view", "resource_type:seed"]
+    selection += ["--exclude", models.AFTER_SYNC]
     with lake.connect(settings) as connection:
         try:
             connection.execute("select 1 from build_watermarks")

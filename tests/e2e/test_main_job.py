@@ -108,14 +108,14 @@ def test_a_second_start_survives_kills_doubles_nothing_and_stops(home: Home) -> 
         text=True,
     )
     try:
-        _kill_when_serving(process.pid, "collect", home)
-        _kill_when_serving(process.pid, "warm", home)
+        _kill_when_serving(process, "collect", home)
+        _kill_when_serving(process, "warm", home)
         answer = home.json("sql", "select count(*) as events from stg_events")
         assert answer[0]["events"] > 0
         refused = home.run("up", timeout=60)
         assert refused.returncode == 1
         assert "is taken" in refused.stderr
-        _until(lambda: {name for name, _ in messages(home) - before} >= MESSAGES, home)
+        _until(lambda: {name for name, _ in messages(home) - before} >= MESSAGES, process, home)
         children = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=120)
@@ -137,24 +137,25 @@ def test_a_second_start_survives_kills_doubles_nothing_and_stops(home: Home) -> 
     assert status["serving"] == {"collector": False, "dagster": False, "sandbox": False}
 
 
-def _kill_when_serving(supervisor: int, command: str, home: Home) -> None:
+def _kill_when_serving(supervisor: subprocess.Popen[str], command: str, home: Home) -> None:
     """SIGKILL one of the supervisor's processes once the whole system serves."""
 
     def kill() -> bool:
         if not (_answers(home.url("DAGSTER")) and _answers(home.url("COLLECTOR") + "/health")):
             return False
-        for child in psutil.Process(supervisor).children():
+        for child in psutil.Process(supervisor.pid).children():
             if child.cmdline()[-1:] == [command]:
                 child.kill()
                 return True
         return False
 
-    _until(kill, home)
+    _until(kill, supervisor, home)
 
 
-def _until(condition: Callable[[], bool], home: Home) -> None:
+def _until(condition: Callable[[], bool], process: subprocess.Popen[str], home: Home) -> None:
     deadline = time.monotonic() + 240
     while not condition():
+        assert process.poll() is None, process.communicate()[0] + home.log()
         assert time.monotonic() < deadline, home.log()
         time.sleep(0.2)
 

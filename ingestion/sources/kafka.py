@@ -69,12 +69,11 @@ class Settings(MessageSettings):
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """Where a message stands; `epoch` counts how often we were given its partition."""
+    """Where a message stands."""
 
     topic: str
     partition: int
     offset: int
-    epoch: int
 
 
 def connect(settings: Settings) -> Reader:
@@ -124,8 +123,7 @@ class Reader:
         except confluent_kafka.KafkaException as error:
             raise self._error(f"has a setting that is wrong ({error.args[0].str()})") from None
         self._partitions = self._topics()
-        self._epochs: dict[tuple[str, int], int] = {}
-        self._epoch = 0
+        self._ours: set[tuple[str, int]] = set()
         self._kept: list[Message] = []  # came while we only meant to keep our place
         self._paused = False
         self._received = monotonic()
@@ -158,11 +156,15 @@ class Reader:
         self._kept += self._consumer.consume(1_000, 0)
 
     def acknowledge(self, receipts: Sequence[Receipt]) -> Sequence[Receipt]:
-        """Commit the offsets after these. What we were relieved of is another's to commit."""
+        """Commit the offsets after these. What we were relieved of is another's to commit.
+
+        A partition that was taken and given back is ours: all before these offsets is safe, even
+        if its messages come a second time.
+        """
         ends: dict[tuple[str, int], int] = {}
         for receipt in receipts:
             place = (receipt.topic, receipt.partition)
-            if self._epochs.get(place) == receipt.epoch:
+            if place in self._ours:
                 ends[place] = max(ends.get(place, 0), receipt.offset + 1)
         if not ends:
             return []
@@ -206,19 +208,16 @@ class Reader:
         ]
 
     def _assigned(self, _: Any, partitions: list[TopicPartition]) -> None:
-        self._epoch += 1
-        for place in partitions:
-            self._epochs[place.topic, place.partition] = self._epoch
+        self._ours |= {(place.topic, place.partition) for place in partitions}
 
     def _taken(self, _: Any, partitions: list[TopicPartition]) -> None:
-        for place in partitions:
-            self._epochs.pop((place.topic, place.partition), None)
+        self._ours -= {(place.topic, place.partition) for place in partitions}
 
     def _is_message(self, message: Message) -> bool:
         error = message.error()
         if error is None:
             # Taken from us between arriving and being looked at: its new owner reads it as well.
-            return (message.topic(), message.partition()) in self._epochs
+            return (message.topic(), message.partition()) in self._ours
         if error.code() == self._kafka.KafkaError._PARTITION_EOF or error.retriable():
             return False
         raise self._error(f"cannot be read ({error.str()})")
@@ -243,7 +242,7 @@ class Reader:
             },
             key=key.decode("utf-8", "replace") if isinstance(key, bytes) else key,
             unreadable=unreadable,
-            receipt=Receipt(topic, partition, offset, self._epochs[topic, partition]),
+            receipt=Receipt(topic, partition, offset),
         )
 
     def _error(self, what: str) -> SourceError:

@@ -109,7 +109,11 @@ unpacked as (
         {{ json_string('payload', 'context.campaign.source') }} as campaign_source,
         {{ json_string('payload', 'context.campaign.medium') }} as campaign_medium,
         {{ json_fragment('payload', 'properties') }} as properties,
-        {{ json_fragment('payload', 'traits') }} as traits
+        -- RudderStack's libraries put the traits of an identify call into its context.
+        coalesce(
+            {{ json_fragment('payload', 'traits') }},
+            case when type = 'identify' then {{ json_fragment('payload', 'context.traits') }} end
+        ) as traits
     from first_copies
 ),
 

@@ -249,7 +249,12 @@ def _is_there(cursor: duckdb.DuckDBPyConnection, read_back: str) -> bool:
 
 def _types(cursor: duckdb.DuckDBPyConnection, spec: SyncSpec, relation: str) -> dict[str, str]:
     """Column types of the sync model. Raises PlanError when a declared column is not there."""
-    described = cursor.execute(f"describe select * from {relation}").fetchall()
+    try:
+        described = cursor.execute(f"describe select * from {relation}").fetchall()
+    except duckdb.CatalogException:
+        raise PlanError(
+            f"{spec.model} is not built; run `signalbox build --select {spec.model}`"
+        ) from None
     types = {str(row[0]): str(row[1]).upper() for row in described}
     missing = [column for column in spec.columns if column not in types]
     if missing:

@@ -140,6 +140,8 @@ def _preview(preview: Preview, limit: int | None) -> list[RenderableType]:
         parts.append(Text("  update", style="bold yellow"))
         table = Table("key", "field", "old", "new", show_edge=False, pad_edge=False)
         for item in preview.updates[:limit]:
+            if not item["changes"]:
+                table.add_row(Text(item["key"]), "", "unchanged", "sent again")
             for name, (old, new) in item["changes"].items():
                 table.add_row(
                     *(Text(part) for part in (item["key"], name, _shown(old), _shown(new)))

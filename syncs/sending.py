@@ -255,7 +255,8 @@ class Run:
 
     def _heard(self, results: list[RowResult]) -> None:
         """The destination answered row by row."""
-        waits = [result.retry_after or 0.0 for result in results if result.outcome == "retrying"]
+        unheard = ("retrying", "unknown")
+        waits = [result.retry_after or 0.0 for result in results if result.outcome in unheard]
         if results and len(waits) == len(results):
             self._failed(max(waits))
         else:

@@ -124,13 +124,13 @@ def status(as_json: Json = False) -> None:
     if as_json:
         print_json({"syncs": rows, "left_alone": held})
         return
-    states = [state for state in STATES if any(state in row["states"] for row in rows)]
-    shown = table("Syncs", "sync", "mode", *states, "due", "last run", right=(*states, "due"))
+    shown = table("Syncs", "sync", "mode", "actions", "due", "last run", right=("due",))
+    shown.columns[0].no_wrap = True
     for row in rows:
-        counts = [f"{row['states'][s]:,}" if s in row["states"] else "" for s in states]
+        counts = [f"{state} {row['states'][state]:,}" for state in STATES if state in row["states"]]
         shown.add_row(
-            row["sync"], row["mode"] or "[dim]not declared[/]", *counts, f"{row['due']:,}",
-            _last_run(row["last_run"]),
+            row["sync"], row["mode"] or "[dim]not declared[/]", ", ".join(counts),
+            f"{row['due']:,}", _last_run(row["last_run"]),
         )  # fmt: skip
     console.print(shown)
     for row in rows:
@@ -140,7 +140,7 @@ def status(as_json: Json = False) -> None:
             _say(
                 f"{row['sync']} is paused by {pause_['paused_by']} {_ago(pause_['paused_at'])}{why}"
             )
-        elif run_.get("message") and run_["status"] != "done":
+        elif run_.get("message") and run_["status"] not in ("done", "paused"):
             _say(f"{row['sync']}: {run_['message']}")
     for lane in held:
         _say(f"{lane['lane']} is left alone until {lane['held_until']:%H:%M:%S} UTC")
@@ -323,8 +323,8 @@ def _bare(name: str) -> str:
 def _last_run(last: dict[str, Any] | None) -> str:
     if last is None:
         return "[dim]never[/]"
-    where = "sandbox" if last["sandbox"] else last["destination"]
-    return f"{last['status']}, {_ago(last['finished_at'])} → {where}"
+    where = ", sandbox" if last["sandbox"] else ""
+    return f"{last['status']} {_ago(last['finished_at'])}{where}"
 
 
 def _ago(moment: datetime | None) -> str:

@@ -185,13 +185,49 @@ const VIEWS = {
     const now = (name) => effect.changes[name]?.[1] ?? properties[name];
     const band = known(now("churn_band"), ["low", "medium", "high"]);
     if (band) card.classList.add(band);
-    const verb = effect.action.replace("contact_", "");
+    const isCompany = effect.action.startsWith("company_");
+    const verb = effect.action.replace(/^(contact|company)_/, "");
     card.append(
-      top(effect, effect.key, el("span", "avatar", initials(effect.key))),
-      el("div", "pills", pill(verb, verb === "created" ? "good" : "quiet"),
+      top(effect, effect.key, el("span", `avatar ${isCompany ? "company" : ""}`, initials(effect.key))),
+      el("div", "pills", pill(verb, verb === "created" ? "good" : "quiet"), isCompany ? pill("company", "quiet") : null, again(effect),
         band && !effect.changes.churn_band ? pill(`${band} churn risk`, band) : null),
       fieldList(Object.entries(effect.changes).filter(([name]) => name !== "email")
         .map(([name, change]) => changeRow(name, change, band))),
+    );
+  },
+
+  audience(effect, card) {
+    const verb = effect.action.replace("contact_", "");
+    const [list] = Object.keys(effect.changes);
+    const hash = el("code", "hash", `${effect.key.slice(0, 16)}…`);
+    hash.title = effect.key;
+    card.append(
+      el("div", "top", pill(verb === "joined" ? "joins" : verb === "left" ? "leaves" : "no change",
+        verb === "joined" ? "good" : verb === "left" ? "again" : "quiet"), hash, timeNode(effect.at)),
+      el("div", "sub", `audience ${list || effect.summary.split(": ").at(-1)}`),
+    );
+  },
+
+  sms(effect, card) {
+    const { to, from, text, segments } = effect.detail;
+    card.append(
+      top(effect, to, el("span", "avatar", "✆")),
+      el("div", "bubble", text),
+      el("div", "pills", pill(`from ${from}`, "quiet"), segments > 1 ? pill(`${segments} segments`, "quiet") : null, again(effect)),
+    );
+  },
+
+  cards(effect, card) {
+    const blocks = effect.detail.card.body;
+    card.append(
+      top(effect, "Workflow", el("span", "avatar app")),
+      el("div", "message", blocks.map((item) => {
+        const text = String(item.text ?? "").replace(/\\([\\`*_[\]()#~>])/g, "$1");
+        const line = el("div", item.weight === "Bolder" ? "head" : "", text);
+        if (item.spacing === "Medium") line.classList.add("spaced");
+        return line;
+      })),
+      el("div", "pills", again(effect)),
     );
   },
 
@@ -326,6 +362,11 @@ function indent(text) {
 
 // --- columns, counters, filter
 
+// Vendors that nothing has reached are one button, so that the others have room.
+const HOLDINGS = "tables and files";
+let showQuiet = false;
+const quietCounter = button("", "counter quiet", () => { showQuiet = !showQuiet; arrange(); });
+
 const NOTHING = {
   contacts: "Contacts appear here when a sync writes to the CRM.",
   channel: "Messages to the team appear here.",
@@ -345,22 +386,75 @@ function layOut() {
     const counter = button("", "counter", () => setSolo(solo === vendor.name ? null : vendor.name));
     const parts = { name: el("span", "name", vendor.title), total: el("b", "", "0"), recent: el("span", "recent"), more: el("span", "more") };
     counter.append(parts.name, parts.total, parts.recent, parts.more);
-    columns.set(vendor.name, { vendor, items, note, empty, section, counter, parts, arrivals: [] });
+    columns.set(vendor.name, { vendor, items, note, empty, section, counter, parts, arrivals: [], total: 0 });
     byId("columns").append(section);
     byId("counters").append(counter);
   }
-  if (solo === null && window.matchMedia("(max-width: 760px)").matches && vendors.length) setSolo(vendors[0].name);
+  byId("counters").append(quietCounter);
 }
 
 function setSolo(name) {
   solo = name;
-  byId("columns").classList.toggle("solo", name !== null);
+  arrange();
+}
+
+/** Which columns are seen: one alone, or all that something has reached. */
+function arrange() {
+  const busy = [...columns.values()].filter((column) => column.total > 0);
+  const isNarrow = window.matchMedia("(max-width: 760px)").matches;
+  const alone = solo === null && isNarrow && busy.length ? busy[0].vendor.name : solo;
+  byId("columns").classList.toggle("solo", alone !== null);
+  let quiet = 0;
   for (const [key, column] of columns) {
-    column.counter.classList.toggle("on", key === name);
-    column.counter.setAttribute("aria-pressed", String(key === name));
-    column.section.classList.toggle("solo", key === name);
-    column.section.hidden = name !== null && key !== name;
+    const isQuiet = column.total === 0 && !column.failing;
+    quiet += isQuiet ? 1 : 0;
+    column.counter.classList.toggle("on", key === alone);
+    column.counter.setAttribute("aria-pressed", String(key === alone));
+    column.counter.hidden = isQuiet && !showQuiet && key !== alone;
+    column.section.classList.toggle("solo", key === alone);
+    column.section.hidden = alone !== null ? key !== alone : isQuiet && !showQuiet;
   }
+  quietCounter.hidden = quiet === 0;
+  const names = [...columns.values()].filter((column) => column.total === 0).map((column) => column.vendor.title);
+  quietCounter.replaceChildren(el("span", "name", showQuiet ? "Hide the quiet" : "Quiet"), el("b", "", String(quiet)),
+    el("span", "more", names.join(", ")));
+  quietCounter.title = names.join(", ");
+  quietCounter.setAttribute("aria-pressed", String(showQuiet));
+  byId("nothing").hidden = busy.length > 0 || showQuiet || alone !== null;
+}
+
+/** What lies in tables and files; it came past this server, so it is looked up. */
+async function showHoldings() {
+  const answer = await fetch("/sandbox/holdings");
+  if (!answer.ok) return;
+  const held = await answer.json();
+  if (held.length && !columns.has(HOLDINGS)) {
+    vendors.push({ name: HOLDINGS, title: "Tables and files", view: "holdings", path: "", limit: null });
+    layOut();
+  }
+  const column = columns.get(HOLDINGS);
+  const seen = JSON.stringify(held);
+  if (!column || paused || column.seen === seen) return;
+  column.seen = seen;
+  column.total = held.reduce((sum, each) => sum + each.rows, 0) || held.length;
+  column.parts.total.textContent = held.reduce((sum, each) => sum + each.rows, 0).toLocaleString();
+  column.parts.more.textContent = held.map((each) => `${each.rows.toLocaleString()} ${each.name}`).join(" · ");
+  column.parts.more.title = column.parts.more.textContent;
+  column.empty.hidden = true;
+  for (const card of column.items.querySelectorAll(":scope > .card")) card.remove();
+  column.items.append(...held.map(holdingCard));
+  arrange();
+  applyFilter();
+}
+
+function holdingCard({ name, kind, rows, columns: names, last }) {
+  const table = el("table", "", el("tr", "", names.map((each) => el("th", "", each))),
+    last.map((row) => el("tr", "", row.map((value) => el("td", "", value)))));
+  const card = el("article", "card", el("div", "top", el("span", "who", name), pill(kind, "quiet")),
+    el("div", "sub", `${rows.toLocaleString()} rows${rows > last.length ? `, ${last.length} of them shown` : ""}`),
+    el("div", "sheet", table));
+  card.searchable = `${name} ${JSON.stringify(last)}`.toLowerCase();
+  return card;
 }
 
 function addEffects(effects) {
@@ -412,15 +506,18 @@ function showStats(stats) {
   for (const [name, column] of columns) {
     const counts = stats.destinations[name];
     if (!counts) continue;
+    column.total = counts.total;
     column.parts.total.textContent = counts.total.toLocaleString();
     const bad = Object.entries(counts.answers).filter(([answer]) => answer in REFUSED)
       .map(([answer, times]) => `${REFUSED[answer]} × ${times}`);
+    column.failing = bad.length > 0;
     if (counts.duplicates) bad.unshift(`${counts.duplicates} arrived twice`);
     const actions = Object.entries(counts.actions)
       .map(([action, times]) => `${times.toLocaleString()} ${action.split("_").at(-1)}`).join(" · ");
     column.parts.more.replaceChildren(bad.length ? el("span", "bad", bad.join(" · ")) : actions);
     column.parts.more.title = [actions, ...bad].join(" · ");
   }
+  arrange();
 }
 
 function tick() {
@@ -445,6 +542,11 @@ const KINDS = {
   timeout_after_effect: ["Does it, but never answers", ["count", "seconds"]],
   disconnect: ["Cuts the connection first", ["count"]],
   chaos: ["Chaos: a random mix", ["rate", "seed", "retry_after"]],
+};
+
+const SCENARIOS = {
+  timeouts: "Everywhere: done, never answered", storm: "Everywhere: 429 and 500",
+  half: "Everywhere: every second row refused", chaos: "Chaos everywhere",
 };
 
 async function send(method, path, body) {
@@ -484,7 +586,7 @@ function showFaults(faults) {
   }));
   const select = byId("fault-path");
   if (select.options.length <= 1) {
-    select.replaceChildren(...vendors.map((vendor) => new Option(vendor.title, vendor.path)), new Option("Everywhere", "/"));
+    select.replaceChildren(...vendors.filter((vendor) => vendor.path).map((vendor) => new Option(vendor.title, vendor.path)), new Option("Everywhere", "/"));
   }
 }
 
@@ -509,7 +611,8 @@ function prepareFaults() {
     button("CRM asks to slow down, 3 times", "button", () => switchOn({ kind: "429", path: "/hubspot", count: 3, retry_after: 2 })),
     button("Slack is down", "button", () => switchOn({ kind: "500", path: "/slack" })),
     button("Mail server takes it, then hangs up", "button", () => switchOn({ kind: "timeout_after_effect", path: "/smtp", count: 1 })),
-    button("Chaos everywhere", "button", () => switchOn({ kind: "chaos", path: "/", rate: 0.2, seed: Math.floor(Math.random() * 1e6) })),
+    ...Object.entries(SCENARIOS).map(([name, title]) => button(title, "button",
+      () => send("POST", `/sandbox/scenarios/${name}`, { seed: Math.floor(Math.random() * 1e6) }))),
     button("All well again", "button", () => send("DELETE", "/sandbox/faults")),
   );
   byId("open-faults").addEventListener("click", () => dialog.showModal());
@@ -519,11 +622,11 @@ function prepareFaults() {
 
 // --- the stream
 
-const ORDER = ["contacts", "channel", "mail", "hooks", "tickets", "plain"];
+const ORDER = ["contacts", "channel", "cards", "mail", "sms", "hooks", "audience", "tickets", "plain", "holdings"];
 const place = (vendor) => ORDER.indexOf(vendor.view) + (ORDER.includes(vendor.view) ? 0 : ORDER.length + 1);
 
 function receive(snapshot) {
-  vendors = snapshot.vendors.sort((a, b) => place(a) - place(b));
+  vendors = snapshot.vendors.concat(vendors.filter((vendor) => vendor.view === "holdings")).sort((a, b) => place(a) - place(b));
   layOut();
   if (snapshot.stats.last_seq < lastSeq) { location.reload(); return; }
   const fresh = snapshot.effects.filter((effect) => effect.seq > lastSeq);
@@ -565,4 +668,7 @@ byId("pause").addEventListener("click", () => {
 });
 prepareFaults();
 setInterval(tick, 1000);
+setInterval(showHoldings, 5000);
+showHoldings();
+window.matchMedia("(max-width: 760px)").addEventListener("change", arrange);
 connect();

@@ -1,0 +1,154 @@
+"""What it costs to know repeats of old messages as history grows: `python -m benchmarks.dedup`.
+
+    python -m benchmarks.dedup [--history 1000000,10000000] [--json]
+
+For each length of history, in a temporary home with its own Postgres: loads so many events, then
+micro-batches of 500 events, of which a tenth repeats messages from anywhere in that history. Times
+are those of the load and of `stg_events`; beside them stands what it would cost to look the 500
+up among all events of the lake by a join instead.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from benchmarks import support
+from ingestion.load import Loader
+from ingestion.log import EventLog
+from orchestration import dbt, lake, postgres, warehouse
+from orchestration.settings import Settings
+
+BATCH = 500
+REPEATS = 50
+ROUNDS = 7
+JOIN = """
+select count(*) from lake.raw.events as history
+inner join arrived on history.message_id = arrived.message_id and history.source = 'web'
+where history.log_seq < $1
+"""
+
+
+def message_id(number: int) -> str:
+    """As random as a client's, and known again by its number."""
+    return str(uuid.UUID(int=random.Random(number).getrandbits(128)))
+
+
+def records(numbers: Iterator[int]) -> Iterator[bytes]:
+    for number in numbers:
+        yield msgspec.json.encode(
+            {
+                "kind": "event",
+                "source": "web",
+                "message_id": message_id(number),
+                "type": "track",
+                "event": "Logged In",
+                "user_id": f"u{number % 100_000}",
+                "timestamp": "2026-01-02T03:04:05.678901Z",
+                "received_at": "2026-01-02T03:04:06.000000Z",
+                "payload": '{"type":"track","event":"Logged In"}',
+            }
+        )
+
+
+def append(log: EventLog, numbers: Iterator[int]) -> None:
+    batch: list[bytes] = []
+    for record in records(numbers):
+        batch.append(record)
+        if len(batch) == 20_000:
+            log.append(batch)
+            batch = []
+    log.append(batch)
+
+
+def measure(history: int) -> dict[str, float]:
+    """Medians in seconds of one micro-batch upon so much history."""
+    home = support.new_home()
+    settings = Settings(home=home, postgres_url=None, lake_url="", _env_file=None)
+    catalog = postgres.start(settings).lake
+    lottery = random.Random(1)
+    loads, builds, joins = [], [], []
+    with EventLog(settings.log_dir) as log:
+        append(log, iter(range(history)))
+        loader = Loader(catalog, settings.lake_path, settings.log_dir, home / "dlt")
+        with lake.writer(settings, "benchmark"):
+            warehouse.ensure(settings)
+            started = time.perf_counter()
+            loader.load()
+            large = time.perf_counter() - started
+            dbt.invoke(["seed", "--select", "identity_rules"], settings)
+            dbt.invoke(["run", "--select", "stg_events"], settings)
+            number = history
+            for _ in range(ROUNDS):
+                fresh = [*range(number, number + BATCH - REPEATS)]
+                number += len(fresh)
+                batch = [*fresh, *lottery.sample(range(history), REPEATS)]
+                lottery.shuffle(batch)
+                append(log, iter(batch))
+                loads.append(loader.load().seconds)
+                started = time.perf_counter()
+                dbt.invoke(["run", "--select", "stg_events"], settings)
+                builds.append(time.perf_counter() - started)
+                joins.append(join_seconds(settings, batch, history))
+        loader.close()
+    with lake.connect(settings) as connection:
+        counted = connection.execute("select count(*), count(distinct message_id) from stg_events")
+        assert counted.fetchone() == (number, number)
+    # The first of each pays for what the others find ready.
+    return {
+        "history": history,
+        "large_load_rows_per_s": round(history / large),
+        "load_s": round(statistics.median(loads[1:]), 3),
+        "stg_events_s": round(statistics.median(builds[1:]), 3),
+        "join_instead_s": round(statistics.median(joins[1:]), 3),
+    }
+
+
+def join_seconds(settings: Settings, numbers: list[int], before: int) -> float:
+    import pyarrow as pa
+
+    arrived = pa.table({"message_id": [message_id(number) for number in numbers]})
+    with lake.connect(settings) as connection:
+        connection.register("arrived", arrived)
+        started = time.perf_counter()
+        row = connection.execute(JOIN, [before]).fetchone()
+        assert row == (REPEATS,)
+        return time.perf_counter() - started
+
+
+def main() -> None:
+    parser = support.parser(__doc__)
+    parser.add_argument("--history", default="1000000,10000000", help="events, by commas")
+    arguments = parser.parse_args()
+    found = [measure(int(history)) for history in arguments.history.split(",")]
+    ratios = {
+        name: round(found[-1][name] / found[0][name], 2)
+        for name in ("load_s", "stg_events_s", "join_instead_s")
+    }
+    if arguments.json:
+        result: dict[str, Any] = {"benchmark": "dedup", "batch": BATCH, "repeats": REPEATS}
+        support.print_json({**result, "by_history": found, "last_to_first": ratios})
+        return
+    rows = [
+        (
+            f"{one['history']:,}",
+            *(f"{one[name] * 1000:,.0f} ms" for name in ratios),
+        )
+        for one in found
+    ]
+    rows.append(("last to first", *(f"{ratio:.2f}" for ratio in ratios.values())))
+    support.print_table(
+        f"A micro-batch of {BATCH} events, {REPEATS} of them repeats from anywhere in history",
+        ["events of history", "load", "stg_events", "a join instead"],
+        rows,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from orchestration import customer as customers
 from orchestration import dbt, ingest, lake, postgres, warehouse
 from orchestration.settings import ENV_FILE, Settings, SettingsError
 
@@ -110,7 +111,7 @@ def samples(settings: Settings, name: str, customer: str | None) -> list[Sample]
     (spec,) = specs(settings, name)
     with lake.connect(settings) as connection:
         column = "customer_id" if spec.has("customer_id") else spec.key
-        found = _customer(connection, customer) if customer else None
+        found = customers.find(connection, customer) if customer else None
         if customer is None or not _has_row(connection, spec, column, found or customer):
             some, count = _who_has_rows(connection, spec, column)
             if not count:
@@ -127,16 +128,6 @@ def samples(settings: Settings, name: str, customer: str | None) -> list[Sample]
             found or str(customer),
             facts=facts(settings, connection.cursor),
         )
-
-
-def _customer(connection: DuckDBPyConnection, known_by: str) -> str | None:
-    row = connection.execute(
-        "select customer_id from identity_map"
-        " where customer_id = $id or id_value = $id or id_value = lower($id)"
-        " order by customer_id = $id desc, kind_rank limit 1",
-        {"id": known_by},
-    ).fetchone()
-    return str(row[0]) if row else None
 
 
 def _has_row(connection: DuckDBPyConnection, spec: SyncSpec, column: str, value: str) -> bool:

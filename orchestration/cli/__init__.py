@@ -6,7 +6,18 @@ import sys
 
 import typer
 
-from orchestration.cli import contracts, demo, look, pipeline, preview, quarantine, run, sync, tail
+from orchestration.cli import (
+    contracts,
+    customer,
+    demo,
+    look,
+    pipeline,
+    preview,
+    quarantine,
+    run,
+    sync,
+    tail,
+)
 from orchestration.cli.console import complain
 
 app = typer.Typer(
@@ -32,6 +43,7 @@ app.command("sql")(look.sql)
 app.command("status")(look.status)
 app.command("doctor")(look.doctor)
 app.command("preview")(preview.preview)
+app.command("customer")(customer.customer)
 app.add_typer(sync.app, name="sync")
 app.add_typer(contracts.app, name="contracts")
 app.add_typer(quarantine.app, name="quarantine")

@@ -3,6 +3,7 @@ with
 tickets as (
     select
         ticket_id,
+        {{ json_string('payload', 'external_id') }} as external_id,
         requester_email,
         subject,
         status,
@@ -13,7 +14,9 @@ tickets as (
 )
 
 select
-    ticket_id,
+    -- A ticket that came to the desk from elsewhere keeps the id it has there, which its events carry.
+    coalesce(external_id, ticket_id) as ticket_id,
+    ticket_id as desk_ticket_id,
     'email:' || lower(trim(requester_email)) as id_key,
     lower(trim(requester_email)) as requester_email,
     subject,

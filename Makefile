@@ -29,7 +29,7 @@ lint: install
 	$(BIN)/sqlfluff lint --disable-progress-bar dbt_project/models
 
 chaos: install
-	$(BIN)/pytest tests/chaos --chaos
+	$(BIN)/pytest tests/chaos --chaos -n 2
 
 bench: install
 	$(BIN)/python -m benchmarks

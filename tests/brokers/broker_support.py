@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,6 +48,38 @@ def wait_for_port(address: str, process: subprocess.Popen[bytes], seconds: float
                 return
         time.sleep(0.02)
     raise AssertionError(f"nothing answers on {address}")
+
+
+@contextmanager
+def kafka_broker() -> Iterator[str]:
+    """A broker that speaks Kafka's protocol; its bootstrap address."""
+    address = f"127.0.0.1:{free_port()}"
+    broker = subprocess.Popen(
+        [
+            *(str(TANSU), "broker", "--storage-engine", "memory://tansu/"),
+            *("--listener-url", f"tcp://{address}"),
+            *("--advertised-listener-url", f"tcp://{address}"),
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_for_port(address, broker)
+        yield address
+    finally:
+        broker.kill()
+        broker.wait()
+
+
+def new_kafka_topic(servers: str, partitions: int = 1) -> str:
+    """Create a topic; returns its name."""
+    from confluent_kafka.admin import AdminClient, NewTopic
+
+    name = f"topic-{uuid.uuid4().hex[:8]}"
+    admin = AdminClient({"bootstrap.servers": servers})
+    for created in admin.create_topics([NewTopic(name, partitions, 1)]).values():
+        created.result(10)
+    return name
 
 
 def until(condition: Callable[[], Any], seconds: float = 20) -> Any:

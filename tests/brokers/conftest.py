@@ -2,46 +2,28 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from broker_support import TANSU, free_port, wait_for_port
+from broker_support import free_port, kafka_broker, new_kafka_topic, wait_for_port
 
 from ingestion.destination import Lake
 
 
 @pytest.fixture(scope="session")
 def kafka() -> Iterator[str]:
-    """A broker that speaks Kafka's protocol; its bootstrap address."""
-    address = f"127.0.0.1:{free_port()}"
-    broker = subprocess.Popen(
-        [
-            *(str(TANSU), "broker", "--storage-engine", "memory://tansu/"),
-            *("--listener-url", f"tcp://{address}"),
-            *("--advertised-listener-url", f"tcp://{address}"),
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    wait_for_port(address, broker)
-    yield address
-    broker.kill()
-    broker.wait()
+    """The bootstrap address of a broker."""
+    with kafka_broker() as address:
+        yield address
 
 
 @pytest.fixture
 def new_topic(kafka: str) -> Callable[[int], str]:
     """Creates a topic of so many partitions and returns its name."""
-    from confluent_kafka.admin import AdminClient, NewTopic
 
     def new(partitions: int = 1) -> str:
-        name = f"topic-{uuid.uuid4().hex[:8]}"
-        admin = AdminClient({"bootstrap.servers": kafka})
-        for created in admin.create_topics([NewTopic(name, partitions, 1)]).values():
-            created.result(10)
-        return name
+        return new_kafka_topic(kafka, partitions)
 
     return new
 

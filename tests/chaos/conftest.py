@@ -14,10 +14,10 @@ from ingestion.destination import Lake
 
 HERE = Path(__file__).parent
 DEFAULT_KILLS = 70  # of a suite that states no KILLS
-ROOMS = ("ingestion", "syncs")
+ROOMS = ("ingestion", "syncs", "brokers")
 MODULES = (
     *("test_log", "test_log_server", "test_kill_points", "collector_process", "test_load", "lakes"),
-    *("syncs_support", "dbt_warehouse"),
+    *("syncs_support", "dbt_warehouse", "broker_support", "test_kafka"),
 )
 
 # The suites drive the same processes as the tests of each room, only longer.
@@ -38,7 +38,7 @@ class Chaos:
     suite: str
     seed: int
     kills: int
-    lines: list[str] = field(repr=False)
+    properties: list[tuple[str, object]] = field(repr=False)
 
     def __post_init__(self) -> None:
         self.lottery = random.Random(f"{self.suite} {self.seed}")
@@ -47,23 +47,21 @@ class Chaos:
 
     def report(self, *, kills: int, lost: int, duplicates: int, unknown: int, more: str) -> None:
         """Keep the suite's line for the end of the run. Call it before the first assert."""
-        self.lines.append(
+        line = (
             f"{self.suite}: seed {self.seed}, kills {kills}, lost {lost}, "
             f"duplicates {duplicates}, unknown {unknown} ({more})"
         )
-
-
-_LINES = pytest.StashKey[list[str]]()
+        self.properties.append(("chaos", line))
 
 
 @pytest.fixture
 def chaos(request: pytest.FixtureRequest) -> Chaos:
     config = request.config
     return Chaos(
-        request.node.name.removeprefix("test_").replace("_", " "),
+        request.node.name.removeprefix("test_").rstrip("]").replace("_", " ").replace("[", ", "),
         config.getoption("--chaos-seed"),
         config.getoption("--chaos-kills") or getattr(request.module, "KILLS", DEFAULT_KILLS),
-        config.stash.setdefault(_LINES, []),
+        request.node.user_properties,
     )
 
 
@@ -90,10 +88,9 @@ def pytest_report_collectionfinish(config: pytest.Config) -> str | None:
     return "tests/chaos kills processes for minutes: it runs only with --chaos (`make chaos`)"
 
 
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
-    lines = config.stash.get(_LINES, [])
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [*terminalreporter.stats.get("passed", []), *terminalreporter.stats.get("failed", [])]
+    lines = [line for report in reports for name, line in report.user_properties if name == "chaos"]
     if lines:
         terminalreporter.section("chaos")
         for line in lines:

@@ -1,4 +1,4 @@
-"""The collector under load from raw HTTP and from Segment's own client, killed at any instant."""
+"""The collector under load from raw HTTP and from Segment's own client, killed at each step."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 import psutil
 import pytest
 from collector_process import LOGIN, SERVER, UNKNOWN, Server, stop
-from kill_points import APPEND_POINTS, WRITER_POINTS, start_armed
+from kill_points import APPEND_POINTS, STEPS, start_armed
 from segment.analytics.client import Client
 from test_log_server import workers_of
 from torn import log_bytes, tear
@@ -155,7 +156,8 @@ def kill_one_worker(server: Server, lottery: random.Random) -> list[psutil.Proce
     return [*workers, *workers_of(server)]
 
 
-def test_collector(chaos: Any, begin: Callable[..., Server], tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", [*STEPS, "any instant", "a worker", "while starting"])
+def test_collector(chaos: Any, begin: Callable[..., Server], tmp_path: Path, step: str) -> None:
     directory = tmp_path / "log"
     books = Books()
     clients = [
@@ -164,7 +166,7 @@ def test_collector(chaos: Any, begin: Callable[..., Server], tmp_path: Path) -> 
     ]
     reader = LogReader(directory)  # kept all the time, beside the collectors
     stored: Counter[str] = Counter()
-    killed = at_points = of_workers = seen = cut = 0
+    killed = seen = cut = 0
 
     def read_on() -> None:
         nonlocal seen
@@ -173,19 +175,21 @@ def test_collector(chaos: Any, begin: Callable[..., Server], tmp_path: Path) -> 
         stored.update(decode_record(raw).message_id for _, raw in found)
         seen += len(found)
 
-    while killed < chaos.kills:
-        if chaos.lottery.random() < 0.1:
+    for _ in chaos.attempts:
+        if killed == chaos.kills:
+            break
+        # Every second one: what was cut while starting must not hurt the next one's work.
+        if step == "while starting" and chaos.lottery.random() < 0.5:
             assert kill_while_starting(directory, chaos.lottery)
             killed += 1
             continue
         torn = tear(directory, chaos.lottery) if chaos.lottery.random() < 0.4 else 0
         before = log_bytes(directory) if directory.exists() else 0
-        kind = chaos.lottery.choice(("point", "point", "workers", "any instant"))
         point, call = None, 0
-        if kind == "point":
-            point = chaos.lottery.choice(list(WRITER_POINTS))
+        if step in STEPS:
+            point = chaos.lottery.choice(list(STEPS[step]))
             call = chaos.lottery.randint(3, 60 if point in APPEND_POINTS else 4)
-        server = begin(directory, point, call, workers=2 if kind == "workers" else 1)
+        server = begin(directory, point, call, workers=2 if step == "a worker" else 1)
         if server.port:
             less = before - log_bytes(directory)
             assert not torn or less >= torn, "a torn tail was not cut"
@@ -193,22 +197,16 @@ def test_collector(chaos: Any, begin: Callable[..., Server], tmp_path: Path) -> 
         threads = [threading.Thread(target=client.run, args=(server,)) for client in clients]
         for thread in threads:
             thread.start()
-        if kind == "point":
-            try:
-                server.process.wait(3)
-                at_points += 1
-            except subprocess.TimeoutExpired:
-                pass
+        if point:
+            with suppress(subprocess.TimeoutExpired):
+                server.process.wait(10)
+                killed += 1
         else:
             time.sleep(chaos.lottery.uniform(0.0, 0.7))
         read_on()
-        workers = []
-        if kind == "workers" and chaos.lottery.random() < 0.7:
-            workers = kill_one_worker(server, chaos.lottery)
-            killed += 1
-            of_workers += 1
+        workers = kill_one_worker(server, chaos.lottery) if step == "a worker" else []
         assert stop(server, signal.SIGKILL) == -signal.SIGKILL
-        killed += 1
+        killed += step in ("any instant", "a worker")
         _, alive = psutil.wait_procs(workers, timeout=20)
         assert not alive, "workers outlived the process that writes the log"
         for thread in threads:
@@ -225,10 +223,10 @@ def test_collector(chaos: Any, begin: Callable[..., Server], tmp_path: Path) -> 
         lost=len(lost),
         duplicates=len(unasked),
         unknown=len(unknown),
-        more=f"{at_points} at exact points, {of_workers} of workers, "
-        f"{len(books.accepted)} accepted, {len(unknown & set(stored))} of the unknown are in "
+        more=f"{len(books.accepted)} accepted, {len(unknown & set(stored))} of the unknown are in "
         f"the log, {seen - len(stored)} repeats sent again by clients, {cut} torn bytes cut",
     )
+    assert killed == chaos.kills
     assert books.surprises == []
     assert not lost
     assert not unasked

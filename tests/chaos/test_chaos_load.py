@@ -1,4 +1,4 @@
-"""Loading the log into the lake, killed at exact points and at any instant, then once in peace."""
+"""Loading the log into the lake, killed at each step and at any instant, then once in peace."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ import psutil
 import pytest
 from dbt_warehouse import Warehouse
 from lakes import query
-from test_load import AFTER_COMMIT, CHILDREN, POINTS, new_loader, quarantined, record
+from test_load import (
+    AFTER_COMMIT,
+    BEFORE_COMMIT,
+    CHILDREN,
+    new_loader,
+    quarantined,
+    record,
+)
 
 from ingestion.destination import Lake
 from ingestion.loaded import loaded_end
@@ -23,6 +30,11 @@ from ingestion.log import EventLog
 pytestmark = pytest.mark.timeout(2400)
 
 KILLS = 200
+
+STEPS = {
+    "mid-load": BEFORE_COMMIT,
+    "after the commit": AFTER_COMMIT,  # and before the log is told, or right after that
+}
 
 NEVER = "600"  # the child's own fuse, in seconds: these are killed from outside
 
@@ -57,7 +69,8 @@ class Loads:
                 continue
 
 
-def test_load(chaos: Any, lake: Lake, tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", [*STEPS, "any instant"])
+def test_load(chaos: Any, lake: Lake, tmp_path: Path, step: str) -> None:
     for name in ("home", "cwd"):
         (tmp_path / name).mkdir()
     log = EventLog(tmp_path / "log", segment_bytes=100_000)
@@ -82,8 +95,10 @@ def test_load(chaos: Any, lake: Lake, tmp_path: Path) -> None:
         *(sys.executable, "-c", CHILDREN, lake.catalog_url, lake.data_path),
         *(str(log.directory), str(lake.pipelines_dir)),
     ]
-    killed = at_points = 0
-    points = itertools.cycle(chaos.lottery.sample(POINTS, len(POINTS)))
+    killed = 0
+    points = list(STEPS.get(step, ()))
+    chaos.lottery.shuffle(points)
+    rounds = itertools.cycle(points)
     watcher = new_loader(lake, log.directory)
     with subprocess.Popen(
         command,
@@ -107,11 +122,10 @@ def test_load(chaos: Any, lake: Lake, tmp_path: Path) -> None:
             if killed == chaos.kills:
                 break
             append(chaos.lottery.randint(50, 400))
-            if chaos.lottery.random() < 0.5:
-                when = next(points)
+            if points:
+                when = next(rounds)
                 loads.begin(when)
                 assert loads.status() == -signal.SIGKILL, when
-                at_points += 1
                 killed += 1
                 expected = len(sent) if when in AFTER_COMMIT else position
                 assert watcher.position() == expected, when
@@ -145,8 +159,8 @@ def test_load(chaos: Any, lake: Lake, tmp_path: Path) -> None:
         lost=len(missing) + len(events - set(kept)),
         duplicates=len(kept) - len(set(kept)),
         unknown=0,
-        more=f"{at_points} at exact points, {len(sent)} records, "
-        f"{len(rows) - len(expected_rows)} rows loaded twice, {len(kept)} events after staging",
+        more=f"{len(sent)} records, {len(rows) - len(expected_rows)} rows loaded twice, "
+        f"{len(kept)} events after staging",
     )
     assert killed == chaos.kills
     assert sorted(rows) == sorted(expected_rows)  # and none of them twice

@@ -22,13 +22,16 @@ HERE = Path(__file__).parent
 MAGIC_BYTES = 8
 
 #: Of the writer: module, what is called there, and whether the end comes after the call.
-APPEND_POINTS = {
+FSYNC_POINTS = {
     "half of a group written": ("ingestion.log", "write_all", "half"),
     "written, not synced": ("ingestion.log", "sync", "before"),
+}
+ANSWER_POINTS = {
     "synced, not published": ("ingestion.log", "EventLog._publish", "before"),
     "published, not answered": ("ingestion.log", "EventLog._publish", "after"),
     "appended, not answered": ("ingestion.appender", "_resolve", "before"),
 }
+APPEND_POINTS = FSYNC_POINTS | ANSWER_POINTS
 ROTATION_POINTS = {
     "new segment without its first bytes": ("ingestion.log", "write_all", "before magic"),
     "new segment not in its directory": ("ingestion.log", "sync_directory", "before"),
@@ -43,7 +46,22 @@ RETENTION_POINTS = {
 }
 WRITER_POINTS = APPEND_POINTS | ROTATION_POINTS
 LOG_POINTS = {n: p for n, p in WRITER_POINTS.items() if p[0] == "ingestion.log"}
-POINTS = WRITER_POINTS | RETENTION_POINTS
+RELAY_POINTS = {
+    "in the log, not remembered": ("ingestion.relay", "_Waiting.add", "before"),
+    "in the warehouse, not acknowledged": (
+        "ingestion.sources.kafka",
+        "Reader.acknowledge",
+        "before",
+    ),
+    "acknowledged": ("ingestion.sources.kafka", "Reader.acknowledge", "after"),
+}
+POINTS = WRITER_POINTS | RETENTION_POINTS | RELAY_POINTS
+#: What the long runs kill at, each as often as every other.
+STEPS = {
+    "before fsync": FSYNC_POINTS,
+    "after fsync, before the answer": ANSWER_POINTS,
+    "mid-rotation": ROTATION_POINTS,
+}
 
 
 def arm(point: str, call: int) -> None:

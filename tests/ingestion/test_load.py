@@ -295,7 +295,7 @@ for line in sys.stdin:
 """
 
 AFTER_COMMIT = ("committed", "told the log")
-POINTS = (
+BEFORE_COMMIT = (
     "extracted",
     "normalized",
     "first table written",
@@ -303,8 +303,8 @@ POINTS = (
     "before mark",
     "marked",
     "position written",
-    *AFTER_COMMIT,
 )
+POINTS = (*BEFORE_COMMIT, *AFTER_COMMIT)
 
 
 def test_kill_anywhere_loses_nothing(

@@ -41,6 +41,18 @@ BATCH_RECORDS = 500_000  # of one load, that is of one commit to each table
 CHUNK_RECORDS = 20_000  # held in memory at a time, at most 32 KB each by the collector's limits
 
 _POSITION = f"{DATASET}._log_position"
+# Version 1 kept no position: it followed from the loads that dlt had marked as complete.
+_MARKED_POSITION = f"""
+select max(log_seq) + 1
+from (
+    select log_seq, _dlt_load_id from {DATASET}.events
+    union all
+    select log_seq, _dlt_load_id from {DATASET}.quarantine
+)
+where _dlt_load_id in (
+    select load_id from {DATASET}._dlt_loads where schema_name = '{PIPELINE}' and status = 0
+)
+"""
 
 
 @dataclass(frozen=True)
@@ -75,7 +87,8 @@ class Loader:
     def ensure_tables(self) -> None:
         """Create the raw tables where they are missing, empty and with all columns.
 
-        Columns that a table of an older version lacks are added; its rows have null there.
+        Columns that a table of an older version lacks are added; its rows have null there. So is
+        the position in the log, where the lake was loaded before there was one.
 
         Raises:
             LoadError: the lake cannot be opened.
@@ -93,8 +106,7 @@ class Loader:
                 for table in sorted(raw_tables.tables())
                 for statement in _additions(cursor, table, found.get(table))
             ]
-            if "_log_position" not in found:
-                changes.append(f"create table {_POSITION} (next_seq bigint, keys_id varchar)")
+            changes += _position_changes(cursor, found)
             if not changes:
                 return
             cursor.execute("begin")
@@ -118,8 +130,8 @@ class Loader:
         with self._cursor() as cursor:
             try:
                 row = cursor.execute(f"select next_seq, keys_id from {_POSITION}").fetchone()
-            except duckdb.CatalogException:
-                row = None  # nothing was ever loaded
+            except (duckdb.CatalogException, duckdb.BinderException):
+                row = None  # nothing was ever loaded, or only by a version before this table
         return (int(row[0]), row[1]) if row else (0, None)
 
     def load(self, max_records: int | None = None, *, skip_missing: bool = False) -> LoadResult:
@@ -271,6 +283,22 @@ class _Batch:
             for name, table in (("events", events), ("quarantine", quarantine)):
                 if table.num_rows:
                     yield dlt.mark.with_table_name(table, name)
+
+
+def _position_changes(cursor: DuckDBPyConnection, found: dict[str, set[str]]) -> Iterator[str]:
+    """SQL that makes the table of the position complete; `found`: columns of the raw tables."""
+    columns = found.get("_log_position")
+    if columns is None:
+        yield f"create table {_POSITION} (next_seq bigint, keys_id varchar)"
+    elif "keys_id" not in columns:
+        yield f"alter table {_POSITION} add column keys_id varchar"
+    if "_dlt_loads" not in found:
+        return  # nothing was ever loaded
+    if columns and cursor.execute(f"select 1 from {_POSITION}").fetchone():
+        return
+    marked = cursor.execute(_MARKED_POSITION).fetchone()
+    if marked and marked[0] is not None:
+        yield f"insert into {_POSITION} values ({marked[0]}, null)"
 
 
 def _additions(cursor: DuckDBPyConnection, table: str, columns: set[str] | None) -> Iterator[str]:

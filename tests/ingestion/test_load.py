@@ -212,6 +212,40 @@ def test_a_strange_log_is_refused(
         new_loader(lake, tmp_path / "other").load()
 
 
+@pytest.mark.parametrize("table", ["none", "without keys_id"])
+def test_a_lake_of_the_first_version_goes_on_where_its_load_marks_end(
+    lake: Lake, loader: Loader, log: EventLog, table: str
+) -> None:
+    log.append([record(0), quarantined(1)])
+    loader.load()
+    log.append([record(2), record(3)])
+    loader.load()
+    loader.close()
+    with lake.connect() as connection:
+        connection.execute("use lake")
+        # Killed, as it could be then, between the rows of the second load and its mark.
+        connection.execute(
+            "delete from raw._dlt_loads where load_id = "
+            "(select _dlt_load_id from raw.events where log_seq = 3)"
+        )
+        connection.execute("alter table raw.events drop column repeat_of")
+        connection.execute("drop table raw._log_position")
+        if table != "none":
+            connection.execute("create table raw._log_position (next_seq bigint)")
+
+    upgraded = new_loader(lake, log.directory)
+    upgraded.ensure_tables()
+    assert upgraded.position() == 2
+    log.append([record(4)])
+    result = upgraded.load()
+    assert (result.first_seq, result.next_seq) == (2, 5)
+    upgraded.close()
+    # What had no mark stands twice, under the same log_seq: staging takes one of each.
+    seqs = [seq for (seq,) in query(lake, "select log_seq from raw.events order by all")]
+    assert seqs == [0, 2, 2, 3, 3, 4]
+    assert query(lake, "select log_seq from raw.quarantine") == [(1,)]
+
+
 def test_an_unreachable_lake_is_said_so(tmp_path: Path) -> None:
     url = f"postgresql://postgres:hush@/lake?host={tmp_path}"
     with pytest.raises(LoadError, match="cannot be opened") as caught:

@@ -50,7 +50,16 @@ NODE = {
     "name": "sync_hubspot__health",
     "relation_name": "warehouse.health",
     "columns": {name: {} for name in ("customer_id", "email", "score", "band", "segment")},
-    "config": {"meta": {"sync": {"destination": "hubspot", "mode": "upsert", "key": "email"}}},
+    "config": {
+        "meta": {
+            "sync": {
+                "destination": "hubspot",
+                "object": "contacts",
+                "mode": "upsert",
+                "key": "email",
+            }
+        }
+    },
 }
 
 
@@ -148,11 +157,12 @@ class Ours:
         plan = plan_sync(
             self.connection,
             spec,
-            self.ledger.known(spec),
+            self.ledger.known(spec, sandbox=True),
             now=datetime.now(UTC),
             began_at=self.ledger.began_at(),
         )
-        return time.monotonic() - started, plan.count(*CHANGES)
+        with contextlib.closing(plan):
+            return time.monotonic() - started, plan.count(*CHANGES)
 
     def send(self, batch_size: int = 100) -> float:
         """Seconds that a whole run takes: plan, intents, requests, outcomes."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Collection, Mapping, Sequence
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -66,11 +67,12 @@ Judge = Callable[[Sequence[Action], LookBack], Mapping[str, Verdict]]
 
 
 class Worker:
-    """One run's claims on the ledger. Made by `Ledger.worker`; not for several threads."""
+    """One run's claims on the ledger. Made by `Ledger.worker`."""
 
     def __init__(self, engine: sa.Engine, lock: sa.Connection, number: int) -> None:
         self._engine = engine
         self._lock = lock
+        self._asking = threading.Lock()
         self.number = number
 
     def check(self) -> None:
@@ -78,7 +80,8 @@ class Worker:
 
         Who has lost them must neither claim nor send: others take its rows for orphans.
         """
-        self._lock.execute(sa.text("select 1"))
+        with self._asking:  # a session is for one thread at a time
+            self._lock.execute(sa.text("select 1"))
 
     def claim(
         self,
@@ -104,9 +107,10 @@ class Worker:
                 sa.text(_DUE),
                 {"sync": spec.name, "states": states, "limit": limit, "only": only},
             ).all()
-            due = _together([Action(*row) for row in rows], max_bytes)
+            due = [Action(*row) for row in rows]
             if not due:
                 return batch
+            due = next(in_requests(due, limit, max_bytes))
             withheld = judge(due, _look_back(connection, spec, due))
             for key, verdict in withheld.items():
                 statement = _POSTPONE if verdict.state == "later" else _WITHHOLD
@@ -133,11 +137,13 @@ class Worker:
         *,
         latencies: Mapping[str, int] = MappingProxyType({}),
         without_effect: Collection[str] = (),
+        unsent: Collection[str] = (),
     ) -> None:
         """Write down what became of a batch.
 
         `waits` are seconds until the next attempt, `latencies` milliseconds of the request by
-        action key; `without_effect` are keys of what certainly reached nobody.
+        action key; `without_effect` are keys of what certainly reached nobody. `unsent` are those
+        of them that no request was made for: they stand in line again as before.
         """
         parameters = {
             "sync": spec.name,
@@ -150,21 +156,25 @@ class Worker:
             "waits": list(waits),
             "latencies": [latencies.get(action.action_key) for action in batch.send],
             "effects": [action.action_key not in without_effect for action in batch.send],
+            "tried": [action.action_key not in unsent for action in batch.send],
         }
         with self._engine.begin() as connection:
             connection.execute(sa.text(_SETTLE), parameters)
 
 
-def _together(due: list[Action], max_bytes: int | None) -> list[Action]:
-    """The first actions whose payloads fit into one request."""
-    if max_bytes is None:
-        return due
+def in_requests(due: Sequence[Action], size: int, max_bytes: int | None) -> Iterator[list[Action]]:
+    """Cut into requests of at most `size` actions whose payloads have `max_bytes`, or of one."""
+    request: list[Action] = []
     total = 0
-    for number, action in enumerate(due):
+    for action in due:
         total += action.payload_bytes
-        if number and total > max_bytes:
-            return due[:number]
-    return due
+        full = len(request) == size or (max_bytes is not None and total > max_bytes)
+        if request and full:
+            yield request
+            request, total = [], action.payload_bytes
+        request.append(action)
+    if request:
+        yield request
 
 
 def _look_back(connection: sa.Connection, spec: SyncSpec, due: Sequence[Action]) -> LookBack:
@@ -285,13 +295,16 @@ with result as (
     from unnest(
         cast(:keys as text[]), cast(:outcomes as text[]), cast(:reasons as text[]),
         cast(:codes as integer[]), cast(:waits as double precision[]),
-        cast(:latencies as integer[]), cast(:effects as boolean[])
-    ) as r (action_key, outcome, reason, status_code, wait, latency_ms, effect)
+        cast(:latencies as integer[]), cast(:effects as boolean[]), cast(:tried as boolean[])
+    ) as r (action_key, outcome, reason, status_code, wait, latency_ms, effect, tried)
 ),
 
 settled as (
     update actions a set
-        state = r.outcome, reason = r.reason, status_code = r.status_code, worker = null,
+        state = case when r.tried or a.attempts > 1 then r.outcome else 'planned' end,
+        attempts = case when r.tried then a.attempts else a.attempts - 1 end,
+        sent_at = case when r.tried or a.attempts > 1 then a.sent_at end,
+        reason = r.reason, status_code = r.status_code, worker = null,
         delivered_at = case when r.outcome = 'delivered' then now() else a.delivered_at end,
         delivered_hash = case when r.outcome = 'delivered' and not a.leave then a.payload_hash end,
         delivered_payload =
@@ -308,11 +321,12 @@ settled as (
     from result r
     where a.action_key = r.action_key and a.worker = :worker and a.state in ('sending', 'unknown')
     returning a.action_key, a.sync, a.attempts, a.payload_hash, a.state, a.reason, a.status_code,
-        r.latency_ms
+        r.latency_ms, r.tried
 )
 
 insert into attempts
     (action_key, sync, attempt, payload_hash, outcome, reason, status_code, latency_ms, started_at)
 select action_key, sync, attempts, payload_hash, state, reason, status_code, latency_ms, :started_at
 from settled
+where tried
 """

@@ -46,6 +46,8 @@ class Lane:
         self._cooldown = timedelta(seconds=cooldown)
         #: Whether the breaker was open or waiting for its probe when the lane was last asked.
         self.failing = False
+        # Whether anybody's failures may stand in the row, which the next success has to clear.
+        self._doubtful = False
 
     def take(self) -> float:
         """Wait for this request's turn and return 0, or the seconds for which the lane is closed.
@@ -55,6 +57,7 @@ class Lane:
         with self._engine.begin() as connection:
             now, turn_at, held_until, failed = self._locked(connection)
             self.failing = failed >= self._limit
+            self._doubtful = self._doubtful or failed > 0
             if held_until is not None and held_until > now:
                 return (held_until - now).total_seconds()
             turn = now if turn_at is None else max(turn_at, now - self._burst)
@@ -90,6 +93,9 @@ class Lane:
 
     def succeeded(self) -> None:
         """A request was answered. An imposed wait stays: it was asked for later than this."""
+        if not self._doubtful:
+            return
+        self._doubtful = False
         reset = {
             "failed": 0,
             "held_until": sa.case((lanes.c.failed < self._limit, lanes.c.held_until)),
@@ -101,6 +107,7 @@ class Lane:
 
     def failed(self) -> None:
         """A request failed for a reason that is the destination's."""
+        self._doubtful = True
         with self._engine.begin() as connection:
             now, _, held_until, failed = self._locked(connection)
             connection.execute(
@@ -119,6 +126,8 @@ class Lane:
             .where(lanes.c.lane == self._name)
             .with_for_update()
         )
+        # A pace that a crash of Postgres forgets need not be waited for on disk.
+        connection.execute(sa.text("set local synchronous_commit to off"))
         row = connection.execute(query).one_or_none()
         if row is None:
             connection.execute(sa.text(_CREATE), {"lane": self._name})

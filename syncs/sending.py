@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
+import math
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from syncs import destinations, templates
-from syncs.claims import Action, Batch, LookBack, Worker, backoff
+from syncs.claims import Action, Batch, LookBack, Worker, backoff, in_requests
 from syncs.destinations import Destination
 from syncs.facts import Recipient
 from syncs.ledger import Ledger
@@ -40,6 +44,10 @@ Progress = Callable[[str, int, int], None]
 #: After this many refusals in the same words, with no success between, a person must look.
 SAME_REFUSALS = 50
 
+#: State rows taken from the ledger at once are of several requests: so many rows, and no more
+#: requests than the destination's rate allows in a second, all who send together.
+CLAIM_ROWS = 2000
+
 
 @dataclass(frozen=True)
 class Pace:
@@ -55,8 +63,40 @@ class Pace:
 
 
 @dataclass
+class _Course:
+    """How far a run goes, and how far it is. Moments are of the monotonic clock."""
+
+    patience: float = math.inf  # until when to wait for retries and for the destination
+    end: float = math.inf  # when to stop
+    limit: float = math.inf  # actions
+    only: str | None = None
+    progress: Progress | None = None
+    total: int = 0
+    taken: int = 0
+    finished: int = 0
+    over: threading.Event = field(default_factory=threading.Event)  # something broke: come home
+
+    def ended(self) -> bool:
+        return self.over.is_set() or time.monotonic() >= self.end
+
+
+class _Told(NamedTuple):
+    """What became of an action in this run."""
+
+    result: RowResult
+    latency_ms: int | None = None
+    effect: bool = False  # whether it may have reached the destination
+    tried: bool = True
+
+
+@dataclass
 class Run:
-    """One run's sending loop."""
+    """One run's sending.
+
+    Messages leave one request after the other, and so do rows of a mirror, which join and leave.
+    Of rows that are created or updated as many requests are under way as the destination allows: a
+    key has one row in the ledger, and a row that is being sent is not taken a second time.
+    """
 
     ledger: Ledger
     worker: Worker
@@ -72,8 +112,9 @@ class Run:
     postponed: str | None = None  # why the last row that was not taken was not
     refusal: tuple[str, int] = ("", 0)  # the last refusal's words and how often in a row
     _secrets: list[str] = field(default_factory=list)
-    _latencies: dict[str, int] = field(default_factory=dict)  # milliseconds, by action key
-    _without_effect: set[str] = field(default_factory=set)  # keys of what certainly did nothing
+    _course: _Course = field(default_factory=_Course)
+    _claiming: threading.Lock = field(default_factory=threading.Lock)
+    _noting: threading.Lock = field(default_factory=threading.Lock)
 
     def send(
         self,
@@ -87,51 +128,106 @@ class Run:
         """Send what is due: at most `limit` actions, `only` those with this key or customer."""
         self._secrets = destinations.secrets(self.target)
         self._revive()
-        patience = time.monotonic() + retry_budget
-        end = None if time_limit is None else time.monotonic() + time_limit
+        now = time.monotonic()
         states = self.ledger.counts(self.spec.name)
-        total = sum(states.get(state, 0) for state in WAITING)
-        total = total if limit is None else min(total, limit)
-        done = idle = 0
-        while self.stop is None:
-            if end is not None and time.monotonic() >= end:
-                self._leave("time limit reached")
-                return
-            room = self.destination.batch_size if limit is None else limit - done
-            if room <= 0:
-                self._leave(f"limit of {limit:,} actions reached")
-                return
-            held = self.lane.held()
-            if held and time.monotonic() + held > patience:
-                self._leave(self._why_held(held))
-                return
-            time.sleep(held)
-            batch = self.worker.claim(
-                self.spec,
-                min(room, self.destination.batch_size),
-                self._judge,
-                max_bytes=self.destination.batch_bytes,
-                only=only,
-                sandbox=self.target.sandbox,
-            )
-            self._count(batch.withheld)
-            if batch.send:
-                idle = 0
-                self._deliver_batch(batch)
-            elif not batch.withheld:
-                wait = self.ledger.next_due(self.spec.name, only=only)
+        waiting = sum(states.get(state, 0) for state in WAITING)
+        self._course = _Course(
+            patience=now + retry_budget,
+            end=math.inf if time_limit is None else now + time_limit,
+            limit=math.inf if limit is None else limit,
+            only=only,
+            progress=progress,
+            total=waiting if limit is None else min(waiting, limit),
+        )
+        left = self._side_by_side(self._width(self._course.total))
+        if self.stop is not None:
+            self.report.status, self.report.message = "failed", self.stop
+        elif left:
+            self._leave(left[0])
+
+    def _width(self, due: int) -> int:
+        """How many requests may be under way at once."""
+        if self.spec.mode not in ("upsert", "update_only"):
+            return 1
+        return max(1, min(self.destination.concurrency, due // self.destination.batch_size))
+
+    def _side_by_side(self, width: int) -> list[str]:
+        """Work in so many threads; returns the reasons why rows were left."""
+        if width == 1:
+            left = [self._work(width)]
+        else:
+            with ThreadPoolExecutor(width, thread_name_prefix=self.spec.name) as pool:
+                try:
+                    left = list(pool.map(self._work, [width] * width))
+                except BaseException:
+                    self._course.over.set()
+                    raise
+        return [reason for reason in left if reason is not None]
+
+    def _work(self, width: int) -> str | None:
+        """Take actions and send them until none is to be had; returns why the rest is left.
+
+        The reason is empty where the rows themselves have one. `width` is how many work at this.
+        """
+        idle = 0
+        try:
+            while self.stop is None and not self._course.over.is_set():
+                with self._claiming:
+                    batch = self._take(width)
+                if isinstance(batch, str):
+                    return batch
+                if batch.send or batch.withheld:
+                    idle = 0
+                    tried = self._deliver_batch(batch) if batch.send else 0
+                    self._tell(tried + sum(batch.withheld.values()))
+                    continue
+                wait = self.ledger.next_due(self.spec.name, only=self._course.only)
                 # Due and yet not to be had: another worker has it in hand.
                 idle = idle + 1 if wait is not None and wait <= 0 else 0
                 if wait is None or idle > 1:
-                    return
-                if time.monotonic() + wait > patience:
-                    self._leave(None)
-                    return
-                time.sleep(max(wait, 0.0) + 0.002)
-            done += len(batch.send) + sum(batch.withheld.values())
-            if progress is not None:
-                progress(self.spec.name, min(done, total), total)
-        self.report.status, self.report.message = "failed", self.stop
+                    return None
+                if time.monotonic() + wait > self._course.patience:
+                    return ""
+                self._course.over.wait(max(wait, 0.0) + 0.002)
+        except BaseException:
+            self._course.over.set()
+            raise
+        return None
+
+    def _take(self, width: int) -> Batch | str:
+        """Take the next actions, or say why no more may be taken in this run."""
+        course, destination = self._course, self.destination
+        if course.ended():
+            return "time limit reached"
+        if course.taken >= course.limit:
+            return f"limit of {course.limit:,} actions reached"
+        held = self.lane.held()
+        if held and time.monotonic() + held > course.patience:
+            return self._why_held(held)
+        course.over.wait(held)
+        size, max_bytes = destination.batch_size, destination.batch_bytes
+        if not self.spec.is_message:
+            requests = min(CLAIM_ROWS // size, math.ceil(destination.rate / width))
+            size, max_bytes = size * max(requests, 1), None
+        batch = self.worker.claim(
+            self.spec,
+            int(min(course.limit - course.taken, size)),
+            self._judge,
+            max_bytes=max_bytes,
+            only=course.only,
+            sandbox=self.target.sandbox,
+        )
+        with self._noting:
+            course.taken += len(batch.send) + sum(batch.withheld.values())
+        self._count(batch.withheld)
+        return batch
+
+    def _tell(self, finished: int) -> None:
+        with self._noting:
+            course = self._course
+            course.finished += finished
+            if course.progress is not None:
+                course.progress(self.spec.name, min(course.finished, course.total), course.total)
 
     def _leave(self, message: str | None) -> None:
         wait = self.ledger.next_due(self.spec.name)
@@ -161,69 +257,76 @@ class Run:
                 self.postponed = verdict.reason
         return verdicts
 
-    def _deliver_batch(self, batch: Batch) -> None:
-        results: dict[str, RowResult] = {}
-        rows: list[Row] = []
-        self._latencies.clear()
-        self._without_effect = {action.action_key for action in batch.send}
-        for action in batch.send:
-            try:
-                rows.append(
-                    row_of(
-                        self.spec,
-                        self.destination,
-                        self.target,
-                        action.action_key,
-                        action.row_key,
-                        action.payload,
-                        action.customer_id,
-                        action.event_at,
-                        leave=action.leave,
-                    )
-                )
-            except Rejected as error:
-                results[action.action_key] = RowResult.rejected(str(error))
-            except Fatal as error:
-                # A broken template is not the message's fault: it leaves once it is mended.
-                results[action.action_key] = RowResult.retrying(str(error))
-                self.report.message = str(error)
-        if rows:
-            for row, result in zip(rows, self._deliver(rows), strict=True):
-                results[row.action_key] = self._clean(row, result)
-        ordered = [results[action.action_key] for action in batch.send]
-        waits = [
-            self._wait(result, action.attempts + 1)
-            for action, result in zip(batch.send, ordered, strict=True)
-        ]
+    def _deliver_batch(self, batch: Batch) -> int:
+        """Send what was taken, request by request, and write down what became of it.
+
+        Returns how many were tried; the others stand in line again.
+        """
+        told: dict[str, _Told] = {}
+        for request in in_requests(
+            batch.send, self.destination.batch_size, self.destination.batch_bytes
+        ):
+            rows = []
+            for action in request:
+                try:
+                    rows.append(self._row(action))
+                except Rejected as error:
+                    told[action.action_key] = _Told(RowResult.rejected(str(error)))
+                except Fatal as error:
+                    # A broken template is not the message's fault: it leaves once it is mended.
+                    told[action.action_key] = _Told(RowResult.retrying(str(error)))
+                    self.report.message = str(error)
+            if rows:
+                for row, one in zip(rows, self._deliver(rows), strict=True):
+                    told[row.action_key] = one._replace(result=self._clean(row, one))
+        found = [told[action.action_key] for action in batch.send]
         self.worker.settle(
             self.spec,
             batch,
-            ordered,
-            waits,
-            latencies=self._latencies,
-            without_effect=self._without_effect,
+            [one.result for one in found],
+            [
+                self._wait(one, action.attempts + 1)
+                for action, one in zip(batch.send, found, strict=True)
+            ],
+            latencies={
+                key: one.latency_ms for key, one in told.items() if one.latency_ms is not None
+            },
+            without_effect=[key for key, one in told.items() if not one.effect],
+            unsent=[key for key, one in told.items() if not one.tried],
         )
-        for result in ordered:
-            self._count({result.outcome: 1})
-            if result.outcome == "retrying":
-                self.postponed = result.reason
+        self._count(Counter(one.result.outcome for one in found if one.tried))
+        for one in found:
+            if one.result.outcome == "retrying":
+                self.postponed = one.result.reason
+        tried = sum(one.tried for one in found)
+        with self._noting:
+            self._course.taken -= len(found) - tried
+        return tried
 
-    def _deliver(self, rows: list[Row]) -> list[RowResult]:
-        """One result per row. A refused batch is halved until only the guilty rows are refused."""
-        if self.stop is not None:
-            return [RowResult.retrying(f"not sent: {self.stop}") for _ in rows]
+    def _row(self, action: Action) -> Row:
+        return row_of(
+            self.spec,
+            self.destination,
+            self.target,
+            action.action_key,
+            action.row_key,
+            action.payload,
+            action.customer_id,
+            action.event_at,
+            leave=action.leave,
+        )
+
+    def _deliver(self, rows: list[Row]) -> list[_Told]:
+        """One for each row. A refused batch is halved until only the guilty rows are refused."""
+        if self.stop is not None or self._course.ended():
+            return _unsent(rows, self.stop or "time limit reached", 0.0)
         if closed := self.lane.take():
-            reason = f"not sent: {self._why_held(closed)}"
-            return [RowResult.retrying(reason, retry_after=closed) for _ in rows]
+            return _unsent(rows, self._why_held(closed), closed)
         self.worker.check()
-        self._without_effect -= {row.action_key for row in rows}
+        effect = True
         started = time.monotonic()
         try:
-            try:
-                results = self.destination.push(rows, self.target, self.http)
-            finally:
-                took = round((time.monotonic() - started) * 1000)
-                self._latencies |= dict.fromkeys((row.action_key for row in rows), took)
+            results = self.destination.push(rows, self.target, self.http)
             if len(results) != len(rows):
                 raise RuntimeError(f"{len(results)} results for {len(rows)} rows")
         except Rejected as error:
@@ -236,7 +339,7 @@ class Run:
             self._failed(error.retry_after)
             results = [self._unsure(str(error), error) for _ in rows]
         except Retryable as error:
-            self._without_effect |= {row.action_key for row in rows}
+            effect = False
             self._failed(error.retry_after)
             results = [
                 RowResult.retrying(str(error), error.status_code, error.retry_after) for _ in rows
@@ -251,7 +354,8 @@ class Run:
             results = [self._unsure(self.stop, None) for _ in rows]
         else:
             self._heard(results)
-        return results
+        took = round((time.monotonic() - started) * 1000)
+        return [_Told(result, took, effect) for result in results]
 
     def _heard(self, results: list[RowResult]) -> None:
         """The destination answered row by row."""
@@ -261,9 +365,8 @@ class Run:
             self._failed(max(waits))
         else:
             self.lane.succeeded()
-        for result in results:
-            if result.outcome == "delivered":
-                self.refusal = ("", 0)
+        if any(result.outcome == "delivered" for result in results):
+            self.refusal = ("", 0)
 
     def _failed(self, retry_after: float | None) -> None:
         self.lane.failed()
@@ -276,8 +379,9 @@ class Run:
             return RowResult.retrying(reason, code, error.retry_after if error else None)
         return RowResult.unknown(reason, code)
 
-    def _clean(self, row: Row, result: RowResult) -> RowResult:
+    def _clean(self, row: Row, told: _Told) -> RowResult:
         """The result as the ledger may keep it; notes refusals that repeat themselves."""
+        result = told.result
         if result.outcome == "delivered":
             return result
         reason = mask(result.reason or "", fields=row.fields, secrets=self._secrets)
@@ -285,6 +389,11 @@ class Run:
         if outcome == "unknown" and repeatable(self.spec, self.destination):
             outcome = "retrying"
         if outcome == "rejected":
+            self._refused(reason)
+        return RowResult(outcome, reason, result.status_code, result.retry_after)
+
+    def _refused(self, reason: str) -> None:
+        with self._noting:
             words, times = self.refusal
             self.refusal = (reason, times + 1 if words == reason else 1)
             if self.refusal[1] >= SAME_REFUSALS and self.stop is None:
@@ -292,17 +401,26 @@ class Run:
                     f"{self.destination.name} refused {SAME_REFUSALS} rows in a row with the same "
                     f"words: {reason}"
                 )
-        return RowResult(outcome, reason, result.status_code, result.retry_after)
 
-    def _wait(self, result: RowResult, attempt: int) -> float:
+    def _wait(self, told: _Told, attempt: int) -> float:
+        """Seconds until the next attempt."""
+        result = told.result
+        if not told.tried:
+            return result.retry_after or 0.0
         if result.outcome == "rejected":
             return backoff(attempt, base=self.pace.rejected_base, cap=self.pace.rejected_cap)
         wait = backoff(attempt, base=self.pace.retry_base, cap=self.pace.retry_cap)
         return max(wait, result.retry_after or 0.0)
 
     def _count(self, counts: Mapping[str, int]) -> None:
-        for state, count in counts.items():
-            self.report.sent[state] = self.report.sent.get(state, 0) + count
+        with self._noting:
+            for state, count in counts.items():
+                self.report.sent[state] = self.report.sent.get(state, 0) + count
+
+
+def _unsent(rows: Sequence[Row], why: str, wait: float) -> list[_Told]:
+    result = RowResult.retrying(f"not sent: {why}", retry_after=wait)
+    return [_Told(result, tried=False) for _ in rows]
 
 
 def row_of(

@@ -61,6 +61,7 @@ class Destination:
     modes: frozenset[str]
     batch_size: int  # rows per request
     rate: float  # requests per second
+    concurrency: int  # requests of one sync at a time, of rows that are created or updated
     credentials: tuple[str, ...]  # settings without which it cannot be used
     sandbox: dict[str, str]  # settings that point it at the sandbox
     settings: type[BaseSettings]
@@ -114,6 +115,7 @@ def load(name: str) -> Destination:
         modes=frozenset(module.MODES),
         batch_size=int(module.BATCH_SIZE),
         rate=float(module.RATE),
+        concurrency=int(getattr(module, "CONCURRENCY", 1)),
         credentials=tuple(module.CREDENTIALS),
         sandbox=dict(module.SANDBOX),
         settings=module.Settings,

@@ -34,6 +34,7 @@ OBJECTS = {
 BATCH_SIZE = 75
 API_VERSION = "rest api"  # Braze's endpoints carry no version
 RATE = 50.0  # 3,000 requests in three seconds, fewer under contracts by monthly users
+CONCURRENCY = 4
 CREDENTIALS = ("api_key", "base_url")
 SANDBOX = {"api_key": "sandbox", "base_url": "{url}/braze"}
 

@@ -34,6 +34,7 @@ BATCH_SIZE = 500
 BATCH_BYTES = 400_000  # of 500 KB, which include what is around a row; a row has 32 KB
 API_VERSION = "v2"
 RATE = 100.0
+CONCURRENCY = 4
 CREDENTIALS = ("site_id", "api_key")
 SANDBOX = {"site_id": "sandbox", "api_key": "sandbox", "base_url": "{url}/customerio"}
 

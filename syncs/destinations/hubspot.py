@@ -18,6 +18,7 @@ OBJECTS: dict[str, dict[str, Any]] = {"contacts": {}, "companies": {"modes": {"u
 BATCH_SIZE = 100
 API_VERSION = "crm/v3"
 RATE = 8.0  # a private app may send 100 requests in 10 seconds, reads included
+CONCURRENCY = 4
 CREDENTIALS = ("token",)
 # When the load that read a contact began is the earliest moment at which it was read.
 READ_BACK = {

@@ -27,6 +27,7 @@ OBJECTS = {"contacts"}
 BATCH_SIZE = 1
 API_VERSION = "2.16"
 RATE = 50.0  # rows of two requests each; 10,000 requests a minute
+CONCURRENCY = 4
 CREDENTIALS = ("token",)
 SANDBOX = {"token": "sandbox", "base_url": "{url}/intercom"}
 

@@ -25,6 +25,7 @@ BATCH_SIZE = 1000
 BATCH_BYTES = 3_500_000  # of 4 MB, which include what is around a row
 API_VERSION = "api"  # Iterable's endpoints carry no version
 RATE = 5.0
+CONCURRENCY = 4
 CREDENTIALS = ("api_key",)
 SANDBOX = {"api_key": "sandbox", "base_url": "{url}/iterable"}
 

@@ -33,6 +33,7 @@ OBJECTS = {
 BATCH_SIZE = 500
 API_VERSION = "3.0"
 RATE = 5.0  # the limit is ten connections at once
+CONCURRENCY = 4
 CREDENTIALS = ("api_key",)
 SANDBOX = {"api_key": "sandbox", "base_url": "{url}/mailchimp"}
 

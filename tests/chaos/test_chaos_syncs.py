@@ -23,7 +23,7 @@ from syncs.ledger import Ledger
 pytestmark = pytest.mark.timeout(1200)
 
 WORKER = Path(__file__).with_name("push_worker.py")
-CONTACTS = 150
+CONTACTS = 450  # several requests at a time
 
 
 @pytest.fixture

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
+import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -98,8 +101,91 @@ def test_a_long_retry_after_is_left_to_the_next_run(
     assert report.status == "partial" and "asked to wait" in (report.message or "")
     assert len(vendor.requests) == 1, "the rest of the queue respects it too"
     assert report.states == {"planned": 50, "retrying": 100}
+    assert report.sent == {"retrying": 100}
+    with pusher.ledger.engine.connect() as connection:
+        tries = connection.exec_driver_sql(
+            "select state, attempts, sent_at is null, count(*), count(t.action_key)"
+            " from actions a left join attempts t using (action_key) group by 1, 2, 3 order by 1"
+        )
+        assert tries.all() == [("planned", 0, True, 50, 0), ("retrying", 1, False, 100, 100)]
     assert pusher.run(contacts_spec(), lake).status == "partial"
     assert len(vendor.requests) == 1
+
+
+def test_several_requests_are_under_way_but_never_two_for_a_key(
+    pusher: Pusher, vendor: Vendor, lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("syncs.sending.CLAIM_ROWS", 100)
+    width = destinations.load("hubspot").concurrency
+    # The first answers wait for each other: with fewer at once the barrier breaks.
+    together = threading.Barrier(width, timeout=20)
+    refusals = [Reply(429), Reply(503), Reply(500)]
+    under_way: Counter[str] = Counter()
+    most: list[int] = []
+    mutex = threading.Lock()
+
+    def answer(request: Request) -> Reply:
+        keys = [row["id"] for row in request.json["inputs"]]
+        with mutex:
+            first = len(most) < width
+            under_way.update(keys)
+            most.append(max(under_way.values()))
+        if first:
+            together.wait()
+        with mutex:
+            under_way.subtract(keys)
+            return refusals.pop() if refusals else Reply()
+
+    vendor.answer = answer
+    contacts(lake, {f"{n}@x.example": 0.1 for n in range(width * 200)})
+    report = pusher.run(contacts_spec(), lake)
+    assert report.states == {"delivered": width * 200}
+    assert report.sent == {"delivered": width * 200, "retrying": 300}
+    assert not together.broken and max(most) == 1
+
+
+def test_messages_and_mirrors_are_sent_one_request_after_the_other(
+    pusher: Pusher,
+    vendor: Vendor,
+    lake: Lake,
+    club: None,
+    plain_template: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    load = destinations.load
+    monkeypatch.setattr(
+        "syncs.push.destinations.load", lambda name: replace(load(name), concurrency=4)
+    )
+    monkeypatch.setattr("syncs.sending.CLAIM_ROWS", 1)
+    under_way = threading.Semaphore(1)
+    alone: list[bool] = []
+
+    def answer(request: Request) -> Reply:
+        alone.append(under_way.acquire(blocking=False))
+        time.sleep(0.005)
+        under_way.release()
+        return Reply(body={"ok": True})
+
+    vendor.answer = answer
+    contacts(lake, {f"{n}@x.example": 0.1 for n in range(60)})
+    alerts(lake, [str(n) for n in range(20)])
+    assert pusher.run(club_spec(), lake).sent == {"delivered": 60}
+    assert pusher.run(message_spec(template=plain_template), lake).sent == {"delivered": 20}
+    assert len(alone) >= 23 and all(alone)
+
+
+def test_one_broken_request_ends_all_that_are_under_way(
+    pusher: Pusher, ledger: Ledger, vendor: Vendor, lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("syncs.sending.CLAIM_ROWS", 200)
+    vendor.play(Reply(), Reply(401, {"message": "expired token"}))
+    contacts(lake, {f"{n}@x.example": 0.1 for n in range(2000)})
+    report = pusher.run(contacts_spec(), lake)
+    assert report.status == "failed" and "expired token" in (report.message or "")
+    width = destinations.load("hubspot").concurrency
+    assert len(vendor.requests) <= 1 + width
+    assert sum(report.states.values()) == 2000 and "sending" not in report.states
+    assert report.states["planned"] >= 2000 - 100 * (1 + width)
 
 
 def test_a_failing_destination_is_left_alone_and_probed(

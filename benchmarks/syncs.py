@@ -289,7 +289,7 @@ def main() -> None:
         pages = []
         for number, size in enumerate(BATCH_SIZES):
             ours.connection.execute("detach warehouse")
-            share = options.customers // SENT_AT_EACH_BATCH_SIZE
+            share = max(options.customers // SENT_AT_EACH_BATCH_SIZE, 10)
             change(warehouse, share, f"2026-03-{10 + number}")
             ours.connection.execute(f"attach '{warehouse}' as warehouse (read_only)")
             with console.status(f"ours: {size} a request"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -169,8 +170,11 @@ def trim_ledger(settings: Settings) -> dict[str, int]:
 
 
 def one_line(reports: Sequence[SyncReport]) -> str:
-    """What was delivered, for a progress display."""
-    parts = [f"{r.destination} {r.sent.get('delivered', 0):,}" for r in reports if r.sent]
+    """What was delivered to each destination, for a progress display."""
+    delivered: Counter[str] = Counter()
+    for report in reports:
+        delivered[report.destination] += report.sent.get("delivered", 0)
+    parts = [f"{name} {count:,}" for name, count in delivered.items() if count]
     return ", ".join(parts) or "nothing to send"
 
 

@@ -250,9 +250,12 @@ class Ledger:
             conflict = SKIP_KNOWN if spec.is_message else REPLACE_WAITING
             cursor.execute(INSERT + conflict, parameters)
             touched = cursor.rowcount
-            for statement in () if spec.is_message else (ALREADY_THERE, LEAVE, WITHDRAW):
-                cursor.execute(statement, parameters)
-                touched += cursor.rowcount if statement != ALREADY_THERE else 0
+            if plan.count("already_there"):
+                cursor.execute(ALREADY_THERE, parameters)
+            for statement, changes in ((LEAVE, ("leave",)), (WITHDRAW, ("revert", "gone"))):
+                if plan.count(*changes):
+                    cursor.execute(statement, parameters)
+                    touched += cursor.rowcount
             return int(touched)
 
     # Sending

@@ -19,9 +19,11 @@ from (
 KNOWN_MESSAGES = """
 select action_key, state, null, null, null, null, null, null, customer_id, trigger_id
 from actions
-where sync = %(sync)s
+where sync = %(sync)s and mode = 'message'
 """
 
+# In the order of the keys, so that neighbours in the table, and so in a claim, are neighbours in
+# the index too: half the work for a million rows.
 INSERT = """
 insert into actions as a (
     action_key, sync, destination, mode, row_key, customer_id, trigger_id, payload_hash, payload,
@@ -40,6 +42,7 @@ select
     %(repeatable)s, %(channel)s, %(priority)s, %(read_at)s
 from incoming
 where change not in ('leave', 'revert', 'gone')
+order by action_key
 """
 
 SKIP_KNOWN = "on conflict (action_key) do nothing"

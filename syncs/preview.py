@@ -54,10 +54,16 @@ def preview_of(
             for row in plan.rows("suppressed", limit=limit)
         ],
     )
-    for policy, change in (("ledger_began", "suppressed"), ("consent", "no_consent")):
-        # Of state rows, the plan counts as suppressed what an earlier run held back.
-        if count := plan.count(change):
-            preview.held_back[policy] = count
+    # Of state rows, the plan counts as suppressed what an earlier run held back.
+    if count := plan.count("suppressed"):
+        preview.held_back["ledger_began"] = count
+    if count := plan.count("no_consent"):
+        preview.held_back["consent"] = count
+        reason = f"no consent for {spec.policies.consent}"
+        preview.suppressed += [
+            {"key": row["row_key"], "policy": "consent", "reason": reason}
+            for row in plan.rows("no_consent", limit=limit)
+        ]
     if spec.is_message:
         # All at once, since each counts for the caps of those after it.
         going = _allowed(ledger, rules, list(plan.rows("message")), preview, limit)

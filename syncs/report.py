@@ -88,6 +88,8 @@ class SyncReport(msgspec.Struct, kw_only=True):
         return dict(msgspec.to_builtins(self))
 
 
+_WORDS = {"known": "acted on before", "absent": "not in the destination"}
+
 _STYLES = {"done": "green", "dry_run": "cyan", "partial": "yellow", "busy": "yellow"}
 
 
@@ -164,12 +166,8 @@ def _preview(preview: Preview, limit: int | None) -> list[RenderableType]:
     hidden = total - sum(len(items[:limit]) for items in lists)
     if hidden > 0:
         parts.append(Text(f"  … and {hidden:,} more (--limit shows as many as you say)"))
-    parts.append(
-        Text(
-            f"  expired {preview.expired:,}, unchanged {preview.unchanged:,}, "
-            f"waiting from earlier runs {preview.waiting:,}"
-        )
-    )
+    if preview.waiting:
+        parts.append(Text(f"  waiting from earlier runs, sent too when due: {preview.waiting:,}"))
     return parts
 
 
@@ -178,7 +176,9 @@ def _number(count: int, word: str) -> str:
 
 
 def _listed(counts: dict[str, int]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in counts.items())
+    return ", ".join(
+        f"{_WORDS.get(name, name.replace('_', ' '))} {count:,}" for name, count in counts.items()
+    )
 
 
 def _shown(value: Any) -> str:

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 
+#: Columns narrower than so many characters cannot be read.
+CELL_WIDTH = 12
+
+
 def sql(
     query: Annotated[str | None, typer.Argument(help="One SQL query; a prompt if unset.")] = None,
     how: Annotated[
@@ -76,6 +80,18 @@ def _not_built(connection: DuckDBPyConnection, error: duckdb.Error) -> str:
     return ""
 
 
+def _show_rows_apart(columns: list[str], rows: list[list[str]]) -> None:
+    """Each row as a list of its columns, where a table would squeeze them."""
+    from rich.table import Table
+
+    for number, row in enumerate(rows, 1):
+        console.rule(f"[dim]row {number}[/]", align="left", style="dim")
+        grid = Table.grid(padding=(0, 2))
+        for name, value in zip(columns, row, strict=True):
+            grid.add_row(f"[bold]{name}[/]", value)
+        console.print(grid)
+
+
 def _show(result: DuckDBPyConnection | None, limit: int, *, as_json: bool) -> None:
     if result is None or result.description is None:
         raise UserError('There is no query; write for example "select * from churn_scores".')
@@ -86,9 +102,18 @@ def _show(result: DuckDBPyConnection | None, limit: int, *, as_json: bool) -> No
         return
     numeric = tuple(name for name, kind, *_ in result.description if str(kind) == "NUMBER")
     shown = table("", *columns, right=numeric)
-    for row in rows[: limit or None]:
-        shown.add_row(*("[dim]null[/]" if value is None else _text(value) for value in row))
-    console.print(shown)
+    cells = [
+        ["[dim]null[/]" if value is None else _text(value) for value in row]
+        for row in rows[: limit or None]
+    ]
+    for row in cells:
+        shown.add_row(*row)
+    cramped = len(columns) * CELL_WIDTH > console.width
+    wide = console.options.update(width=10_000)
+    if cramped and console.measure(shown, options=wide).maximum > console.width:
+        _show_rows_apart(columns, cells)
+    else:
+        console.print(shown)
     if limit and len(rows) > limit:
         console.print(f"First {limit} rows; --limit 0 shows all.", style="dim")
 

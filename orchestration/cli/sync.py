@@ -166,7 +166,7 @@ def errors(
         print_json({"sync": sync, "reasons": reasons, "actions": rows})
         return
     if not reasons:
-        console.print(f"Nothing of {sync} is refused, unknown or put off.")
+        console.print(_nothing(sync, None))
         return
     groups = table(sync, "state", "actions", "reason", right=("actions",))
     for group in reasons:
@@ -206,7 +206,10 @@ def retry(
     if as_json:
         print_json({"sync": sync, **result._asdict()})
         return
-    console.print(f"{result.retried:,} of {sync} are due now: [bold]signalbox sync {sync}[/].")
+    if not any(result):
+        console.print(_nothing(sync, key))
+    if result.retried:
+        console.print(f"{result.retried:,} of {sync} due now: [bold]signalbox sync {sync}[/].")
     if result.unknown:
         console.print(
             f"{result.unknown:,} may have arrived and are left alone; add [bold]--unknown[/] to "
@@ -229,7 +232,7 @@ def waive(name: Name, key: Key = None, reason: Reason = None, as_json: Json = Fa
     if as_json:
         print_json({"sync": sync, "waived": count})
         return
-    console.print(f"{count:,} of {sync} waived.")
+    console.print(f"{count:,} of {sync} waived." if count else _nothing(sync, key))
 
 
 @app.command("pause")
@@ -314,6 +317,11 @@ def _ledger(name: str) -> Ledger:
         if _bare(name) not in operations.overview(ledger):
             raise
     return ledger
+
+
+def _nothing(sync: str, key: str | None) -> str:
+    whose = f" with the key or customer id {_plain(key)}" if key else ""
+    return f"Nothing of {sync}{whose} is refused, unknown or put off."
 
 
 def _bare(name: str) -> str:

@@ -45,6 +45,7 @@ CASES = {
     "a draft of nothing": (["contracts", "infer", "no-such.jsonl"], {}, "no-such.jsonl"),
     "SQL that writes": (["sql", "drop table raw.events"], {}, "read"),
     "a sync that does not exist": (["sync", "salesforce__everything"], {}, "hubspot__"),
+    "errors of a sync that does not exist": (["sync", "errors", "nothing"], {}, "hubspot__"),
 }
 
 
@@ -92,3 +93,13 @@ def test_the_demo_does_not_touch_a_real_account(home: Path) -> None:
     done = run(home, "demo", SIGNALBOX_HUBSPOT_TOKEN="pat-real")
     assert done.returncode == 1
     assert "Credentials are set for hubspot" in done.stderr
+
+
+def test_a_wide_row_is_listed_column_by_column(home: Path) -> None:
+    wide = "select " + ", ".join(f"repeat('x', 20) as column_{n}" for n in range(20))
+    shown = run(home, "sql", wide).stdout
+    assert "row 1" in shown
+    assert all(
+        ["column_" + str(n), "x" * 20] in map(str.split, shown.splitlines()) for n in range(20)
+    )
+    assert "row 1" not in run(home, "sql", "select 1 as a, 2 as b").stdout

@@ -341,6 +341,11 @@ def test_a_mirror_follows_its_model(pusher: Pusher, vendor: Vendor, lake: Lake, 
     assert run() == {"leave": 3, "unchanged": 17}
     assert members == {email for email in everybody if "c" < email < "t"}
     contacts(lake, everybody)
+    preview = pusher.run(spec, lake, facts=read, schema="main", dry_run=True).preview
+    assert preview is not None and preview.held_back == {"consent": 1}
+    assert [(row["key"], row["reason"]) for row in preview.suppressed] == [
+        ("t@x.example", "no consent for marketing")
+    ]
     assert run() == {"create": 2, "no_consent": 1, "unchanged": 17}
     assert members == {email for email in everybody if email < "t"}
 

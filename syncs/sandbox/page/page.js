@@ -3,6 +3,7 @@
 
 const KEEP = 60;
 const PAGE_RECENT_MS = 60_000;
+const KEPT_ARRIVALS = 1000;
 const byId = (id) => document.getElementById(id);
 const columns = new Map();
 let vendors = [], lastSeq = 0, paused = false, held = [], solo = null, firstBatch = true;
@@ -58,7 +59,9 @@ function pretty(value) {
   const text = String(value);
   if (/^-?\d+\.\d{3,}$/.test(text)) return String(Math.round(Number(text) * 1000) / 1000);
   if (ISO_TIME.test(text) && !Number.isNaN(Date.parse(text))) {
-    return new Date(text).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
+    const moment = new Date(text), time = { hour: "2-digit", minute: "2-digit" };
+    return moment.toDateString() === new Date().toDateString() ? moment.toLocaleTimeString(undefined, time).replace(/\s/g, "\u00a0")
+      : moment.toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
   }
   return text;
 }
@@ -76,7 +79,7 @@ function changeRow(name, [before, after], band) {
     ? (Number(after) > Number(before) ? "up" : "down") : "";
   const shown = el("ins", turned, pretty(after));
   const value = before === null ? [shown]
-    : [el("del", "", pretty(before)), el("span", "arrow", "→"), shown];
+    : [el("del", "", pretty(before)), " ", el("span", "arrow", "→"), " ", shown];
   if (name.endsWith("_band")) {
     shown.className = `pill ${known(after, ["low", "medium", "high"])}`;
   }
@@ -384,8 +387,9 @@ function layOut() {
     items.append(empty);
     const section = el("section", "column", el("h2", "", vendor.title, note), items);
     const counter = button("", "counter", () => setSolo(solo === vendor.name ? null : vendor.name));
-    const parts = { name: el("span", "name", vendor.title), total: el("b", "", "0"), recent: el("span", "recent"), more: el("span", "more") };
-    counter.append(parts.name, parts.total, parts.recent, parts.more);
+    const parts = { name: el("span", "", vendor.title), total: el("b", "", "0"), recent: el("span", "recent"), more: el("span", "more") };
+    parts.recent.title = "in the last minute";
+    counter.append(el("span", "name", parts.name, parts.recent), el("span", "line", parts.total, parts.more));
     columns.set(vendor.name, { vendor, items, note, empty, section, counter, parts, arrivals: [], total: 0 });
     byId("columns").append(section);
     byId("counters").append(counter);
@@ -405,6 +409,8 @@ function arrange() {
   const alone = solo === null && isNarrow && busy.length ? busy[0].vendor.name : solo;
   byId("columns").classList.toggle("solo", alone !== null);
   let quiet = 0;
+  // Many vendors stand in two rows, where the window is high enough.
+  byId("columns").classList.toggle("many", alone === null && (showQuiet ? columns.size : busy.length) > 6);
   for (const [key, column] of columns) {
     const isQuiet = column.total === 0 && !column.failing;
     quiet += isQuiet ? 1 : 0;
@@ -416,8 +422,8 @@ function arrange() {
   }
   quietCounter.hidden = quiet === 0;
   const names = [...columns.values()].filter((column) => column.total === 0).map((column) => column.vendor.title);
-  quietCounter.replaceChildren(el("span", "name", showQuiet ? "Hide the quiet" : "Quiet"), el("b", "", String(quiet)),
-    el("span", "more", names.join(", ")));
+  quietCounter.replaceChildren(el("span", "name", showQuiet ? "Hide the quiet" : "Quiet"),
+    el("span", "line", el("b", "", String(quiet)), el("span", "more", names.join(", "))));
   quietCounter.title = names.join(", ");
   quietCounter.setAttribute("aria-pressed", String(showQuiet));
   byId("nothing").hidden = busy.length > 0 || showQuiet || alone !== null;
@@ -425,6 +431,7 @@ function arrange() {
 
 /** What lies in tables and files; it came past this server, so it is looked up. */
 async function showHoldings() {
+  if (!columns.size) return; // the vendors come first
   const answer = await fetch("/sandbox/holdings");
   if (!answer.ok) return;
   const held = await answer.json();
@@ -526,9 +533,9 @@ function tick() {
     else timeNodes.delete(node);
   }
   for (const column of columns.values()) {
-    column.arrivals = column.arrivals.filter((at) => Date.now() - at < PAGE_RECENT_MS).slice(-1000);
+    column.arrivals = column.arrivals.filter((at) => Date.now() - at < PAGE_RECENT_MS).slice(-KEPT_ARRIVALS);
     const number = column.arrivals.length;
-    column.parts.recent.textContent = number ? `+${number >= 200 ? "200 or more" : number} last min` : "";
+    column.parts.recent.textContent = number ? `+${number}${number >= KEPT_ARRIVALS ? " or more" : ""}` : "";
   }
 }
 
@@ -623,10 +630,19 @@ function prepareFaults() {
 // --- the stream
 
 const ORDER = ["contacts", "channel", "cards", "mail", "sms", "hooks", "audience", "tickets", "plain", "holdings"];
-const place = (vendor) => ORDER.indexOf(vendor.view) + (ORDER.includes(vendor.view) ? 0 : ORDER.length + 1);
+
+/** The busiest vendor of each kind, then the second ones, so that every kind is seen without scrolling. */
+function inOrder(unsorted, counts) {
+  const total = (vendor) => counts[vendor.name]?.total || 0;
+  const kinds = [...new Set([...ORDER, ...unsorted.map((vendor) => vendor.view)])];
+  const ranked = kinds.flatMap((kind, place) => unsorted.filter((vendor) => vendor.view === kind)
+    .sort((a, b) => total(b) - total(a)).map((vendor, rank) => ({ vendor, rank, place })));
+  return ranked.sort((a, b) => a.rank - b.rank || a.place - b.place).map(({ vendor }) => vendor);
+}
 
 function receive(snapshot) {
-  vendors = snapshot.vendors.concat(vendors.filter((vendor) => vendor.view === "holdings")).sort((a, b) => place(a) - place(b));
+  // Columns keep the places that they had when the page was opened.
+  vendors = inOrder(snapshot.vendors, snapshot.stats.destinations).concat(vendors.filter((vendor) => vendor.view === "holdings"));
   layOut();
   if (snapshot.stats.last_seq < lastSeq) { location.reload(); return; }
   const fresh = snapshot.effects.filter((effect) => effect.seq > lastSeq);
@@ -636,6 +652,7 @@ function receive(snapshot) {
     byId("pause").textContent = held.length ? `Resume (${held.length} waiting)` : "Resume";
   } else {
     addEffects(fresh);
+    if (firstBatch) showHoldings();
     firstBatch = false;
   }
   showStats(snapshot.stats);
@@ -669,6 +686,5 @@ byId("pause").addEventListener("click", () => {
 prepareFaults();
 setInterval(tick, 1000);
 setInterval(showHoldings, 5000);
-showHoldings();
 window.matchMedia("(max-width: 760px)").addEventListener("change", arrange);
 connect();

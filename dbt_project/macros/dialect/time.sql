@@ -31,6 +31,19 @@
     date({{ expression }}, 'UTC')
 {%- endmacro %}
 
+{# The hour of the day in UTC, 0 to 23. #}
+{% macro utc_hour(expression) -%}
+    {{ return(adapter.dispatch('utc_hour')(expression)) }}
+{%- endmacro %}
+
+{% macro default__utc_hour(expression) -%}
+    cast(extract(hour from {{ expression }} at time zone 'UTC') as integer)
+{%- endmacro %}
+
+{% macro snowflake__utc_hour(expression) -%}
+    hour(convert_timezone('UTC', {{ expression }}))
+{%- endmacro %}
+
 {# Midnight UTC at the start of a day. #}
 {% macro day_start(expression) -%}
     {{ return(adapter.dispatch('day_start')(expression)) }}

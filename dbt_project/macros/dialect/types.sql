@@ -70,6 +70,23 @@
     (array_agg({{ expression }} order by {{ position }} desc) filter (where {{ expression }} is not null))[1]
 {%- endmacro %}
 
+{# The value that a share (0 to 1) of the group's values does not exceed, between two values in proportion. #}
+{% macro quantile_of(expression, share) -%}
+    {{ return(adapter.dispatch('quantile_of')(expression, share)) }}
+{%- endmacro %}
+
+{% macro default__quantile_of(expression, share) -%}
+    percentile_cont({{ share }}) within group (order by {{ expression }})
+{%- endmacro %}
+
+{% macro duckdb__quantile_of(expression, share) -%}
+    quantile_cont({{ expression }}, {{ share }})
+{%- endmacro %}
+
+{% macro bigquery__quantile_of(expression, share) -%}
+    approx_quantiles({{ expression }}, 100)[safe_offset({{ (share * 100) | int }})]
+{%- endmacro %}
+
 {# True when `condition` holds in any row of the group. #}
 {% macro any_true(condition) -%}
     coalesce(max(case when {{ condition }} then 1 else 0 end) = 1, false)

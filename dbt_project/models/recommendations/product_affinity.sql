@@ -3,7 +3,8 @@ with
 lines as (
     select
         order_id,
-        product_id
+        product_id,
+        name
     from {{ ref('purchased_products') }}
 ),
 
@@ -15,6 +16,7 @@ all_orders as (
 product_orders as (
     select
         product_id,
+        max(name) as name,
         count(*) as orders
     from lines
     group by product_id
@@ -25,6 +27,7 @@ frequent_lines as (
     select
         lines.order_id,
         lines.product_id,
+        product_orders.name,
         product_orders.orders
     from lines
     inner join product_orders on lines.product_id = product_orders.product_id
@@ -34,18 +37,20 @@ pairs as (
     select
         bought.product_id,
         also.product_id as also_bought_id,
+        also.name as also_bought_name,
         bought.orders as product_orders,
         also.orders as also_bought_orders,
         count(*) as orders_together
     from frequent_lines as bought
     inner join frequent_lines as also on bought.order_id = also.order_id and bought.product_id <> also.product_id
-    group by bought.product_id, also.product_id, bought.orders, also.orders
+    group by bought.product_id, also.product_id, also.name, bought.orders, also.orders
     having count(*) >= {{ var('affinity_min_orders') }}
 )
 
 select
     pairs.product_id,
     pairs.also_bought_id,
+    pairs.also_bought_name,
     pairs.orders_together,
     pairs.product_orders,
     {{ cast_to('pairs.orders_together * 1.0 / all_orders.orders', 'double') }} as support,

@@ -1,4 +1,7 @@
-{% set names = ['cart_abandoned', 'login_after_absence', 'support_ticket_opened', 'churn_risk_rose'] %}
+{% set names = [
+    'browsed_not_bought', 'card_fraud', 'cart_abandoned', 'churn_risk_rose', 'feature_first_used', 'login_after_absence',
+    'payment_failed', 'purchase_completed', 'subscription_expiring', 'support_ticket_opened',
+] %}
 
 {% for name in names %}
     select

@@ -24,7 +24,7 @@ SHORTENED = {
     "SIGNALBOX_CART_ABANDONED_MINUTES": "0.2",
     "SIGNALBOX_SOURCE_REFRESH_SECONDS": "60",
 }
-STORIES_PER_ROUND = 5
+STORIES_PER_ROUND = 8
 ROUND_SECONDS = 20.0
 GRACE_SECONDS = 90.0
 
@@ -214,6 +214,9 @@ WHAT_HAPPENED = {
     "ticket": "opened a ticket",
     "merge": "logged in on a new device",
     "purchase": "bought",
+    "fraud": "paid on two continents at once",
+    "bill": "could not pay a bill",
+    "browse": "looked at a product again and again",
 }
 
 

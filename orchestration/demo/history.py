@@ -301,6 +301,43 @@ def _subscription(
             say(at, "Subscription Expiring", subscription_expiring(customer, at, expires))
 
 
+def payment_failed(customer: Customer, invoice: str, at: int) -> dict[str, object]:
+    """Properties of "Payment Failed" for this person's subscription; it is tried again."""
+    return {
+        "invoice_id": invoice,
+        "subscription_id": f"sub_{customer.number:05d}",
+        "amount": catalogue.PLANS[plan_at(customer, at)].mrr,
+        "currency": "EUR",
+        "attempt": 1,
+        "next_attempt_at": iso(at + 3 * DAY),
+        "billing_reason": "subscription_cycle",
+    }
+
+
+def card_payment(
+    customer: Customer,
+    rng: random.Random,
+    transaction: str,
+    shop: tuple[str, str, float],
+    where: catalogue.Place,
+    status: str = "approved",
+) -> dict[str, object]:
+    """Properties of "Card Transaction": `shop` is name, category and typical amount."""
+    name, category, typical = shop
+    return {
+        "transaction_id": transaction,
+        "card_id": f"card_{customer.number:05d}",
+        "amount": round(typical * rng.lognormvariate(0, 0.35), 2),
+        "currency": customer.place.currency,
+        "merchant": name,
+        "category": category,
+        "country": where.country,
+        "lat": round(where.lat + rng.uniform(-0.04, 0.04), 4),
+        "lon": round(where.lon + rng.uniform(-0.04, 0.04), 4),
+        "status": status,
+    }
+
+
 def _card(
     customer: Customer,
     rng: random.Random,
@@ -314,23 +351,8 @@ def _card(
     def pay(at: int, shop: tuple[str, str, float], where: catalogue.Place, status: str) -> None:
         nonlocal count
         count += 1
-        name, category, typical = shop
-        say(
-            at,
-            "Card Transaction",
-            {
-                "transaction_id": f"tx_{customer.number:05d}_{count}",
-                "card_id": f"card_{customer.number:05d}",
-                "amount": round(typical * rng.lognormvariate(0, 0.35), 2),
-                "currency": place.currency,
-                "merchant": name,
-                "category": category,
-                "country": where.country,
-                "lat": round(where.lat + rng.uniform(-0.04, 0.04), 4),
-                "lon": round(where.lon + rng.uniform(-0.04, 0.04), 4),
-                "status": status,
-            },
-        )
+        number = f"tx_{customer.number:05d}_{count}"
+        say(at, "Card Transaction", card_payment(customer, rng, number, shop, where, status))
 
     for day in range(start // DAY, end // DAY + 1):
         if rng.random() < 0.3:

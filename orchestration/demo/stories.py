@@ -5,6 +5,7 @@ A scene is written so that what it causes can be told from ordinary traffic and 
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,8 +17,14 @@ from orchestration.demo.people import DAY, Customer, make_devices, rng_for
 from orchestration.demo.visits import Memory, Moment, Visit, some_products
 from orchestration.demo.world import World
 
-KINDS = ("leaving", "cart", "ticket", "merge", "purchase")
+KINDS = ("leaving", "cart", "ticket", "merge", "purchase", "fraud", "bill", "browse")
 RECENT_DAYS = 7
+# Whoever has no card and does not leave plays in one of these, in turn.
+_TURNS = (
+    *("cart", "ticket", "ordinary", "merge", "cart"),
+    *("purchase", "ordinary", "bill", "browse", "browse"),
+)
+_MARKETING = ("cart", "browse")  # what these stories cause asks for consent
 
 
 @dataclass(slots=True)
@@ -63,9 +70,17 @@ def casting(world: World) -> dict[str, list[Customer]]:
         if loyal and customer.in_crm and customer.sales and turn % 5:
             roles["leaving"].append(customer)
             continue
-        role = ("cart", "ticket", "ordinary", "merge", "cart", "purchase", "ordinary")[turn % 7]
+        # Fraud stands out from habits, and the habits must be there.
+        settled = customer.joined_at < end - 60 * DAY and customer.away is None
+        untouched = customer.has_card and customer.card_stolen_at is None
+        if untouched and settled and customer.phone:
+            roles["fraud"].append(customer)
+            continue
+        role = _TURNS[turn % len(_TURNS)]
         consents = customer.marketing and customer.marketing_withdrawn_at is None
-        roles["ordinary" if role == "cart" and not consents else role].append(customer)
+        if (role in _MARKETING and not consents) or (role == "bill" and not customer.uses_app):
+            role = "ordinary"
+        roles[role].append(customer)
     return roles
 
 
@@ -170,10 +185,56 @@ def _purchase(
     return Scene(visit.moments, {}, {"order_id": last["order_id"], "total": last["total"]})
 
 
+def _fraud(world: World, customer: Customer, memory: Memory, at: int, rng: random.Random) -> Scene:
+    """The owner pays at home; a minute later the card's copy buys on another continent."""
+    far = rng.choice(catalogue.FAR_PLACES)
+    ids = [f"tx_{customer.number:05d}_{memory.tag}_{copy}" for copy in (0, 1)]
+    home = history.card_payment(customer, rng, ids[0], catalogue.MERCHANTS[0], customer.place)
+    away = history.card_payment(customer, rng, ids[1], rng.choice(catalogue.FRAUD_MERCHANTS), far)
+    moments = [
+        _server(at, "Card Transaction", home),
+        _server(at, "Card Transaction", away),
+    ]
+    spent = f"{away['amount']:,.2f} {away['currency']}"
+    return Scene(
+        moments,
+        {"webhook": (ids[1],), "twilio": (spent,)},
+        {"transaction_id": ids[1], "card_id": away["card_id"]},
+    )
+
+
+def _bill(world: World, customer: Customer, memory: Memory, at: int, rng: random.Random) -> Scene:
+    invoice = history.payment_failed(customer, f"in_{customer.number:05d}_{memory.tag}", at)
+    failed = _server(at, "Payment Failed", invoice)
+    return Scene([failed], {"smtp_email": (customer.email,)}, {"invoice_id": invoice["invoice_id"]})
+
+
+def _browse(world: World, customer: Customer, memory: Memory, at: int, rng: random.Random) -> Scene:
+    """Four looks at one product; it is something that others buy with something else."""
+    visit = _known_visit(customer, memory, at, rng)
+    product = catalogue.PRODUCTS[rng.choice(("hub-one", "bulb-e27", "lamp-dot", "lamp-arc"))]
+    for _ in range(4):
+        visit.page(f"/collections/{product.category}", product.category.capitalize())
+        visit.view(product)
+    return Scene(
+        visit.moments,
+        # The audience hears of a hash; the mail's address tells who it is.
+        {"smtp_email": (customer.email,), "meta_audiences": (_sha256(customer.email),)},
+        {"product_id": product.id},
+    )
+
+
+def _sha256(address: str) -> str:
+    return hashlib.sha256(address.encode()).hexdigest()
+
+
 _SCENES: dict[str, Callable[[World, Customer, Memory, int, random.Random], Scene]] = {
     "leaving": _leaving,
     "cart": _cart,
     "ticket": _support,
     "merge": _merge,
     "purchase": _purchase,
+    "fraud": _fraud,
+    "bill": _bill,
+    "browse": _browse,
 }

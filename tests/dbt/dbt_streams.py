@@ -45,9 +45,10 @@ def _message(rnd: random.Random, at: datetime, people: int, number: int) -> Mess
     anonymous: str | None = device if rnd.random() < 0.85 else None
     known = rnd.random() < 0.6 or anonymous is None
     kind = rnd.choices(
-        ["browse", "cart", "buy", "login", "identify", "alias", "ticket", "group", "page", "mail"],
-        [5, 4, 3, 4, 2, 0.6, 1, 0.5, 3, 2],
-    )[0]
+        ["browse", "cart", "buy", "login", "identify", "alias", "ticket", "group", "page", "mail",
+         "card", "bill"],
+        [5, 4, 3, 4, 2, 0.6, 1, 0.5, 3, 2, 4, 1],
+    )[0]  # fmt: skip
 
     def track(event: str, properties: dict[str, Any]) -> Message:
         sender = user if known else None
@@ -57,7 +58,20 @@ def _message(rnd: random.Random, at: datetime, people: int, number: int) -> Mess
 
     item = {"product_id": f"p{rnd.randrange(6)}", "quantity": rnd.randint(1, 3), "price": 9.99}
     if kind == "browse":
-        return track("Product Viewed", {"product_id": item["product_id"]})
+        return track("Product Viewed", {"product_id": item["product_id"], "category": "lamps"})
+    if kind == "card":
+        payment = {"transaction_id": f"x{number}", "card_id": f"card-{person % 3}"}
+        payment |= {
+            "amount": rnd.randint(-500, 90000) / 100,
+            "currency": rnd.choice(["EUR", "USD"]),
+        }
+        payment |= {"category": rnd.choice("ab"), "country": rnd.choice(["DE", "PE"])}
+        payment |= {"lat": rnd.uniform(-60, 60), "lon": rnd.uniform(-180, 180)}
+        payment |= {"status": rnd.choice(["approved", "approved", "declined"])}
+        return track("Card Transaction", payment)
+    if kind == "bill":
+        invoice = {"invoice_id": f"in-{person}-{rnd.randrange(3)}", "amount": 9, "currency": "EUR"}
+        return track(rnd.choice(["Payment Failed", "Payment Succeeded"]), invoice)
     if kind == "cart":
         items = [] if rnd.random() < 0.2 else [item]
         total = {"cart_id": f"cart-{person}", "items": items, "total": 9.99, "currency": "EUR"}
@@ -72,7 +86,7 @@ def _message(rnd: random.Random, at: datetime, people: int, number: int) -> Mess
     if kind == "mail":
         return track(rnd.choice(["Email Opened", "Email Clicked"]), {"campaign": "spring"})
     if kind == "page":
-        path = rnd.choice(["/", "/pricing", "/account/cancel"])
+        path = rnd.choice(["/", "/pricing", "/account/cancel", "/collections/lamps"])
         body = {"properties": {"path": path}, "context": {"userAgent": "Mozilla/5.0 (iPhone)"}}
         return Message("page", at, f"m{number}", user if known else None, anonymous, None, body)
     if kind == "alias":

@@ -365,6 +365,13 @@ def test_live_traffic_through_the_real_sdk(
     assert of(cart.user_id)[-1]["event"] == "Cart Updated"
     assert of(by_story["ticket"].user_id)[-1]["event"] == "Support Ticket Opened"
     assert of(by_story["purchase"].user_id)[-1]["event"] == "Purchase Completed"
+    at_home, abroad = (m["properties"] for m in of(by_story["fraud"].user_id))
+    assert at_home["card_id"] == abroad["card_id"] and at_home["country"] != abroad["country"]
+    assert by_story["fraud"].expects["webhook"] == (abroad["transaction_id"],)
+    assert f"{abroad['amount']:,.2f}" in by_story["fraud"].expects["twilio"][0]
+    assert of(by_story["bill"].user_id)[-1]["event"] == "Payment Failed"
+    looks = [m["properties"] for m in of(by_story["browse"].user_id) if "event" in m]
+    assert [look["product_id"] for look in looks] == [by_story["browse"].details["product_id"]] * 4
     merge = by_story["merge"]
     device = [m for m in received if m.get("anonymousId") == merge.details["anonymous_id"]]
     assert device[0].get("userId") is None
@@ -375,7 +382,7 @@ def test_live_traffic_through_the_real_sdk(
     later = recorder.batches()[len(received) :]
     assert {e.user_id for e in first.story_log}.isdisjoint(e.user_id for e in second.story_log)
     assert not {m["messageId"] for m in received} & {m["messageId"] for m in later}
-    for key in ("order_id", "ticket_id"):
+    for key in ("order_id", "ticket_id", "transaction_id", "invoice_id"):
         ids = [m["properties"][key] for m in received + later if key in m.get("properties", {})]
         assert len(ids) == len(set(ids))
     assert second.state.run == 2
@@ -408,7 +415,20 @@ def test_the_cast_are_in_one_role_each_and_fit_it(world: World) -> None:
     assert all(len(roles[kind]) >= 5 for kind in stories.KINDS)
     contacts = {c["email"] for c in world.crm_contacts()}
     assert all(c.email in contacts and c.sales for c in roles["leaving"])
-    assert all(c.marketing for c in roles["cart"])
+    assert all(c.marketing for c in roles["cart"] + roles["browse"])
+    assert all(c.has_card and c.phone for c in roles["fraud"])
+
+
+def test_a_cards_own_habits_precede_its_story(world: World, good: list[Message]) -> None:
+    payments = defaultdict(list)
+    for message in good:
+        if message.get("event") == "Card Transaction":
+            payments[message["userId"]].append(message["properties"])
+    for customer in stories.casting(world)["fraud"]:
+        habits = payments[customer.user_id]
+        assert len(habits) >= 10
+        assert {payment["country"] for payment in habits} == {customer.place.country}
+        assert max(payment["amount"] for payment in habits) < 300
 
 
 def test_state_survives_and_refuses_what_it_cannot_read(tmp_path: Path) -> None:

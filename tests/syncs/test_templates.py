@@ -118,6 +118,32 @@ def test_cart_mail() -> None:
     assert "javascript" not in str(crooked.html)
 
 
+def test_mail_about_a_failed_payment() -> None:
+    fields = {
+        "customer_name": "Ann Example", "amount": 49.0, "currency": "EUR", "billing_url": None,
+        "next_attempt_at": "2026-12-04T00:00:00+00:00",
+    }  # fmt: skip
+    message = templates.render("payment_failed", fields)
+    assert "your payment of 49.00 EUR did not go through" in message.text
+    assert "We try again on 4 Dec 2026" in message.text and "4 Dec 2026" in str(message.html)
+    last = templates.render("payment_failed", dict.fromkeys(fields) | {"billing_url": "https://p"})
+    assert "again" not in last.text and "None" not in last.text + str(last.html)
+    assert "Your payment details: https://p" in last.text
+
+
+def test_mail_about_a_product_that_was_only_looked_at() -> None:
+    fields = {
+        "customer_name": "Ann Example", "product_name": "Arc <Lamp>", "price": 189.0,
+        "currency": "EUR", "complement_name": "Bulb",
+    }  # fmt: skip
+    message = templates.render("browsed_not_bought", fields)
+    assert message.subject == "Still thinking about Arc <Lamp>?"
+    assert "you looked at Arc <Lamp>, 189.00 EUR." in message.text
+    assert "also took Bulb" in message.text and "Arc &lt;Lamp&gt;" in str(message.html)
+    alone = templates.render("browsed_not_bought", fields | {"complement_name": None})
+    assert "also took" not in alone.text + str(alone.html)
+
+
 def test_every_mail_says_who_sends_it_and_how_to_get_no_more() -> None:
     added = {
         "sender_name": "Shop & Sons",

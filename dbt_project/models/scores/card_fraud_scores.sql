@@ -195,7 +195,8 @@ features as (
         end as amount_to_usual_high,
         case
             when has_habits and spent > 0
-                then {{ cast_to('spent_24h * history_days / spent', 'double') }}
+                -- Who pays twice a week has no average day; one usual payment is no spree.
+                then {{ cast_to('spent_24h / greatest(spent / history_days, usual_high)', 'double') }}
         end as spent_24h_to_usual,
         case
             when has_habits and category is not null

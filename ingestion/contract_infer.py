@@ -22,6 +22,7 @@ from ingestion.contract_check import TODO
 from ingestion.masking import EMAIL, PHONE, is_personal
 
 MESSAGES_MAX = 1_000_000
+EXAMPLE_CHARACTERS = 200  # a longer text says nothing that a stand-in does not
 # A closed set has few values, each of which was seen often; otherwise the next event brings a new
 # one and ends in quarantine.
 _ENUM_VALUES = 8
@@ -151,7 +152,7 @@ def _draft(event: str, root: _Seen, kept: list[Mapping[str, Any]]) -> dict[str, 
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": event,
-        "description": f"{TODO}: say when it is sent. Drafted from {root.times} events.",
+        "description": f"{TODO}: say when it is sent. Drafted from {_counted(root.times)}.",
         "x-owner": f"{TODO}: the team that answers for it",
         "x-version": 1,
         **schema,
@@ -248,6 +249,10 @@ _STAND_INS: Mapping[str, str] = {
 }
 
 
+def _counted(events: int) -> str:
+    return "1 event" if events == 1 else f"{events:,} events"
+
+
 def _example(value: Any, schema: Mapping[str, Any], *, hidden: bool = False) -> Any:
     """The value, with a stand-in of the same shape for what is personal or could be."""
     hidden = hidden or bool(schema.get("x-pii"))
@@ -264,5 +269,7 @@ def _example(value: Any, schema: Mapping[str, Any], *, hidden: bool = False) -> 
     if isinstance(value, str):
         # Several words may be a name or what somebody wrote.
         free = "enum" not in schema and len(value.split()) > 1
-        return _STAND_INS.get(schema.get("format", ""), "***") if hidden or free else value
+        if hidden or free or len(value) > EXAMPLE_CHARACTERS:
+            return _STAND_INS.get(schema.get("format", ""), "***")
+        return value
     return 0 if hidden and not isinstance(value, bool) else value

@@ -161,7 +161,7 @@ class Collector:
         self, route: Route | None, path: str, scope: Scope, headers: Headers, receive: Receive
     ) -> _Reply:
         if route is None:
-            raise RequestError(404, "not_found", "Send events to /v1/batch or /v1/track.")
+            raise RequestError(404, "not_found", "Send events to /v1/batch; see /openapi.json.")
         method = scope["method"]
         if method not in route.methods:
             return _preflight(route, headers) if method == "OPTIONS" else _wrong_method(route)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 PIPELINE = "events"
 BATCH_RECORDS = 500_000  # of one load, that is of one commit to each table
-CHUNK_RECORDS = 20_000  # held in memory at a time, at most 32 KB each by the collector's limits
+CHUNK_RECORDS = 10_000  # two such are in memory, at most 32 KB each by the collector's limits
 
 _POSITION = f"{DATASET}._log_position"
 # Version 1 kept no position: it followed from the loads that dlt had marked as complete.
@@ -268,21 +269,29 @@ class _Batch:
     def tables(self) -> Iterator[Any]:
         import dlt
 
-        while self.next_seq < self._stop:
-            records = self._log.read(self.next_seq, min(CHUNK_RECORDS, self._stop - self.next_seq))
-            if not records or records[0][0] != self.next_seq:
-                raise LoadError(
-                    f"The log should hold the records {self.next_seq} to {self._stop - 1}, but "
-                    "they cannot be read. Check the log directory and its disk."
-                )
-            events, quarantine = split(records)
-            events = self._with_repeats(events)
-            self.next_seq = records[-1][0] + 1
-            self.events += events.num_rows
-            self.quarantined += quarantine.num_rows
-            for name, table in (("events", events), ("quarantine", quarantine)):
-                if table.num_rows:
-                    yield dlt.mark.with_table_name(table, name)
+        # One chunk is read while the one before it is looked up and written.
+        with ThreadPoolExecutor(1, "log-reader") as reader:
+            coming = reader.submit(self._read, self.start)
+            while self.next_seq < self._stop:
+                self.next_seq, events, quarantine = coming.result()
+                if self.next_seq < self._stop:
+                    coming = reader.submit(self._read, self.next_seq)
+                events = self._with_repeats(events)
+                self.events += events.num_rows
+                self.quarantined += quarantine.num_rows
+                for name, table in (("events", events), ("quarantine", quarantine)):
+                    if table.num_rows:
+                        yield dlt.mark.with_table_name(table, name)
+
+    def _read(self, seq: int) -> tuple[int, Any, Any]:
+        """The position after the chunk from `seq` on, its events and its quarantine records."""
+        records = self._log.read(seq, min(CHUNK_RECORDS, self._stop - seq))
+        if not records or records[0][0] != seq:
+            raise LoadError(
+                f"The log should hold the records {seq} to {self._stop - 1}, but they cannot be "
+                "read. Check the log directory and its disk."
+            )
+        return records[-1][0] + 1, *split(records)
 
 
 def _position_changes(cursor: DuckDBPyConnection, found: dict[str, set[str]]) -> Iterator[str]:

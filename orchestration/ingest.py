@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from ingestion.sources import PullSource, PushSource, RefreshSource
 
 
-def serve_collector(settings: Settings) -> None:
-    """Accept events until SIGTERM or SIGINT."""
+def serve_collector(settings: Settings, on_ready: Callable[[int], None] | None = None) -> None:
+    """Accept events until SIGTERM or SIGINT; `on_ready` is told the port."""
     from ingestion.collector import run
 
     run(
@@ -38,6 +38,7 @@ def serve_collector(settings: Settings) -> None:
         reserve_bytes=settings.disk_reserve_mb * 2**20,
         log_url=_log_url(settings),
         hooks=hooks(settings),
+        on_ready=on_ready,
     )
 
 

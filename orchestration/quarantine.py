@@ -24,6 +24,14 @@ def reading(settings: Settings) -> Iterator[DuckDBPyConnection]:
         yield connection
 
 
+def not_loaded(settings: Settings) -> int:
+    """How many records of the log the lake may not show yet."""
+    from ingestion.loaded import loaded_end
+
+    log = ingest.open_reader(settings)
+    return max(0, log.end() - loaded_end(log.directory))
+
+
 def replay(
     settings: Settings,
     wanted: Filter,

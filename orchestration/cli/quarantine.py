@@ -55,11 +55,12 @@ def list_groups(
     """
     from rich.text import Text
 
-    from ingestion.quarantine import groups
+    from ingestion.quarantine import Filter, groups
     from orchestration import quarantine
 
     wanted = _filter(None, reason, event, version, source, since)
-    with quarantine.reading(load_settings()) as connection:
+    settings = load_settings()
+    with quarantine.reading(settings) as connection:
         found = groups(connection, wanted)
     masker = _masker(show_pii)
     if as_json:
@@ -70,8 +71,16 @@ def list_groups(
             ]
         )
         return
+    if behind := quarantine.not_loaded(settings):
+        console.print(
+            f"Not loaded yet: the last {behind:,} of the log's records. What is bad among them "
+            "shows here after signalbox load; signalbox tail --quarantined shows it now.",
+            style="dim",
+        )
     if not found:
-        console.print("The quarantine is empty.")
+        console.print(
+            "The quarantine is empty." if wanted == Filter() else "Nothing in quarantine fits."
+        )
         return
     result = table(
         "Quarantine", "waiting", "replayed", "what", "when", right=("waiting", "replayed")
@@ -79,7 +88,7 @@ def list_groups(
     for group in found:
         what = Text.assemble(
             (group.reason, "red"),
-            f" {_plain(group.event or '', masker)}",
+            (f" {_plain(group.event, masker)}" if group.event else ""),
             (f" v{group.version}" if group.version else "", "dim"),
             (f" {group.source}", "cyan"),
             (f"\n{_plain(group.sample.detail, masker)}", "dim"),
@@ -128,7 +137,7 @@ def show(
         )
         console.print(
             f"[bold]{message['log_seq']}[/] {message['received_at']:%Y-%m-%d %H:%M:%S} "
-            f"[cyan]{message['source']}[/] [red]{message['reason']}[/] {state}"
+            f"[cyan]{message['source']}[/] [red]{message['reason']}[/] {state}".rstrip()
         )
         console.print(f"  {message['detail']}", markup=False, highlight=False)
         text = _line(payload)
@@ -189,7 +198,8 @@ def replay(
             }
             for sample in result.samples
         ]
-        print_json({**asdict(result), "dry_run": dry_run, "samples": samples})
+        refused = dict(result.refused)
+        print_json({**asdict(result), "refused": refused, "dry_run": dry_run, "samples": samples})
         return
     _print_replay(result, masker, dry_run=dry_run)
 

@@ -116,7 +116,13 @@ def collect() -> None:
     """
     from orchestration import ingest
 
-    ingest.serve_collector(load_settings())
+    settings = load_settings()
+    ingest.serve_collector(
+        settings,
+        lambda port: console.print(
+            f"Events are taken at [bold]http://{settings.host}:{port}[/]. Ctrl-C stops."
+        ),
+    )
 
 
 def relay() -> None:
@@ -126,7 +132,11 @@ def relay() -> None:
     """
     from orchestration import ingest
 
-    ingest.serve_relay(load_settings(), stop_on_signals())
+    settings = load_settings()
+    names = ", ".join(source.name for source in ingest.pulled(settings))
+    if names:
+        console.print(f"Messages of {names} go into the event log. Ctrl-C stops.")
+    ingest.serve_relay(settings, stop_on_signals())
 
 
 def sandbox(

@@ -86,17 +86,20 @@ def _print_line(_: int, record: LogRecord, masker: Masker | None) -> None:
 
     message = _message(record, masker) or {}
     line = Text(no_wrap=True, overflow="ellipsis")
-    line.append(f"{record.received_at[11:19]} ", "dim")
-    line.append(f"{_text(record.source, masker):<8} ", "cyan")
-    line.append(f"{record.type or '?':<8} ", "dim")
-    line.append(_text(record.event or "", masker), "bold red" if record.reason else "bold green")
+    line.append(record.received_at[11:19], "dim")
+    line.append(f" {_text(record.source, masker):<8}", "cyan")
+    line.append(f" {record.type or '?':<8}", "dim")
+    if record.event:
+        line.append(
+            f" {_text(record.event, masker)}", "bold red" if record.reason else "bold green"
+        )
     if record.event_version:
         line.append(f" v{record.event_version}", "dim")
     if record.kind == "quarantine":
         word = "rejected" if record.rejected else "quarantined"
-        line.append(f" {word}: {_text(record.detail or record.reason or '', masker)}", "red")
+        line.append(f" {word} ({_text(record.detail or record.reason or '', masker)})", "red")
     elif record.reason:
-        line.append(f" allowed, but {_text(record.detail or record.reason, masker)}", "yellow")
+        line.append(f" allowed (but {_text(record.detail or record.reason, masker)})", "yellow")
     if record.replayed_from is not None:
         line.append(f" replayed from {record.replayed_from}", "magenta")
     user = record.user_id or record.anonymous_id

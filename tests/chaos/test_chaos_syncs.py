@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ import duckdb
 import psycopg2
 import pytest
 from fickle import Fickle
-from syncs_support import alerts, contacts
+from syncs_support import contacts
 
+from syncs import operations
 from syncs.ledger import Ledger
 
 pytestmark = pytest.mark.timeout(1200)
@@ -40,7 +42,7 @@ class World:
         (folder / "plain.j2").write_text("{% block text %}{{ words }}{% endblock %}")
         self.lake = folder / "lake.duckdb"
         self.versions: dict[str, float] = {}
-        self.triggers: list[str] = []
+        self.triggers: dict[str, datetime] = {}  # when each fired
         self._command = [
             *(sys.executable, str(WORKER), str(self.lake), ledger_url, vendor.url, str(folder)),
         ]
@@ -53,10 +55,17 @@ class World:
             email = f"c{number}@x.example"
             self.versions[email] = self.versions.get(email, 0.0) + 1.0
         first = len(self.triggers)
-        self.triggers += [f"t{n}" for n in range(first, first + lottery.randint(2, 8))]
+        last = first + lottery.randint(2, 8)
+        self.triggers |= {f"t{n}": datetime.now(UTC) for n in range(first, last)}
         with duckdb.connect(str(self.lake)) as connection:
             contacts(connection, self.versions)
-            alerts(connection, self.triggers, lifetime="6 hours")
+            connection.execute(
+                "create or replace table alerts as select 'c-' || t as customer_id,"
+                " t as trigger_id, fired_at, fired_at + interval '6 hours' as expires_at,"
+                " '#care' as channel, 'words ' || t as words"
+                " from (select unnest($names) as t, unnest($moments) as fired_at)",
+                {"names": list(self.triggers), "moments": list(self.triggers.values())},
+            )
 
     def begin(self) -> subprocess.Popen[bytes]:
         with self._output.open("wb") as output:
@@ -79,6 +88,28 @@ def states_by_trigger(ledger_url: str, sync: str) -> dict[str, str]:
     return found
 
 
+def push_and_kill(world: World, fickle: Fickle, lottery: random.Random, usual: float) -> str:
+    """One push of what is new, killed around some request or at some moment: says when, if so."""
+    world.change(lottery)
+    by_request = lottery.random() < 0.7
+    # The fuse is set before the process starts: its kill finds it in this list.
+    process: list[subprocess.Popen[bytes]] = []
+    fickle.kill_at(lottery.randint(1, 14) if by_request else 0, lambda: process[0].kill())
+    process.append(world.begin())
+    if not by_request:
+        time.sleep(lottery.uniform(0.2, 1.2) * usual)
+        process[0].kill()
+    killed = world.end(process[0])
+    fickle.kill_at(0, lambda: None)
+    return "" if not killed else "within a request" if by_request else "at some moment"
+
+
+def come_to_rest(world: World, fickle: Fickle) -> None:
+    fickle.fault_share = 0.0
+    for _ in range(2):  # the second one has nothing to do
+        assert not world.end(world.begin())
+
+
 def test_syncs(chaos: Any, new_database: Callable[[], str], fickle: Fickle, tmp_path: Path) -> None:
     ledger_url = new_database()
     ledger = Ledger(ledger_url)
@@ -89,29 +120,14 @@ def test_syncs(chaos: Any, new_database: Callable[[], str], fickle: Fickle, tmp_
     for _ in chaos.attempts:
         if killed == chaos.kills:
             break
-        world.change(chaos.lottery)
-        by_request = chaos.lottery.random() < 0.7
-        # The fuse is set before the process starts: its kill finds it in this list.
-        process: list[subprocess.Popen[bytes]] = []
-        fickle.kill_at(
-            chaos.lottery.randint(1, 14) if by_request else 0, lambda one=process: one[0].kill()
-        )
         started = time.monotonic()
-        process.append(world.begin())
-        if not by_request:
-            time.sleep(chaos.lottery.uniform(0.2, 1.2) * usual)
-            process[0].kill()
-        if world.end(process[0]):
-            killed += 1
-            in_request += by_request
-        else:
+        when = push_and_kill(world, fickle, chaos.lottery, usual)
+        killed += when != ""
+        in_request += when == "within a request"
+        if not when:
             usual = time.monotonic() - started
 
-    fickle.kill_at(0, lambda: None)
-    fickle.fault_share = 0.0
-    for _ in range(2):  # the second one has nothing to do
-        assert not world.end(world.begin())
-
+    come_to_rest(world, fickle)
     triggers = set(world.triggers)
     words = {f"words {trigger}": trigger for trigger in world.triggers}
     chat = states_by_trigger(ledger_url, "slack__alert")
@@ -151,4 +167,63 @@ def test_syncs(chaos: Any, new_database: Callable[[], str], fickle: Fickle, tmp_
     assert seen - delivered <= unknown
     assert broken <= unknown
     assert len(unknown - broken) <= killed
+    ledger.close()
+
+
+def test_restored_ledgers(
+    chaos: Any, new_database: Callable[[], str], fickle: Fickle, tmp_path: Path
+) -> None:
+    """Between the kills the ledger falls back to an older copy of itself, again and again."""
+    ledger_url = new_database()
+    ledger = Ledger(ledger_url)
+    ledger.ensure()
+    world = World(tmp_path, ledger_url, fickle)
+    killed = restores = 0
+    forgotten: set[str] = set()  # triggers of before the last restore
+    for _ in chaos.attempts:
+        if killed == chaos.kills:
+            break
+        killed += push_and_kill(world, fickle, chaos.lottery, 2.0) != ""
+        with ledger.engine.begin() as connection:
+            if chaos.lottery.random() < 0.4:
+                connection.exec_driver_sql("drop table if exists backup")
+                connection.exec_driver_sql("create table backup as table actions")
+            has_copy = connection.exec_driver_sql("select to_regclass('backup')").scalar()
+            restore = has_copy is not None and chaos.lottery.random() < 0.3
+            if restore:
+                connection.exec_driver_sql("truncate actions, attempts")
+                connection.exec_driver_sql("insert into actions table backup")
+        if restore:
+            operations.restored(ledger)
+            restores += 1
+            forgotten = set(world.triggers)
+
+    come_to_rest(world, fickle)
+    states = {
+        sync: states_by_trigger(ledger_url, sync) for sync in ("slack__alert", "webhook__ticket")
+    }
+    unknown = sum(state == "unknown" for found in states.values() for state in found.values())
+    # Of what fired before a restore nobody knows whether it was sent: it must not be sent again.
+    settled = {"delivered", "unknown"}
+    lost = {
+        trigger
+        for found in states.values()
+        for trigger in world.triggers
+        if found.get(trigger) not in (settled | ({"suppressed"} if trigger in forgotten else set()))
+    }
+    lost |= {key for key, v in world.versions.items() if fickle.contacts.get(key) != v}
+    doubled = sum(count > 1 for count in fickle.posts.values())
+    doubled += sum(len(ids) > 1 for ids in fickle.hooks.values())
+    chaos.report(
+        kills=killed,
+        lost=len(lost),
+        duplicates=doubled,
+        unknown=unknown,
+        more=f"{restores} restores, older over newer {fickle.older_over_newer}, "
+        f"{len(world.triggers)} messages to each channel",
+    )
+    assert killed == chaos.kills and restores > 0
+    assert lost == set()
+    assert doubled == 0
+    assert fickle.older_over_newer == 0
     ledger.close()

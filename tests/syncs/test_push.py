@@ -82,6 +82,30 @@ def test_a_refused_row_keeps_the_vendors_words_and_its_neighbours_arrive(
     assert pusher.run(contacts_spec(), lake).sent == {"delivered": 1}
 
 
+def test_a_run_ends_when_every_row_is_refused_and_not_when_every_second_is(
+    pusher: Pusher, vendor: Vendor, lake: Lake
+) -> None:
+    step = 2
+
+    def answer(request: Request) -> Reply:
+        traces = [row["objectWriteTraceId"] for row in request.json["inputs"]][::step]
+        words = {"category": "VALIDATION_ERROR", "message": "the sandbox has no such property"}
+        errors = [words | {"context": {"objectWriteTraceId": [trace]}} for trace in traces]
+        return Reply(207, {"numErrors": len(errors), "errors": errors, "results": []})
+
+    vendor.answer = answer
+    contacts(lake, {f"{n}@x.example": 0.1 for n in range(200)})
+    report = pusher.run(contacts_spec(), lake)
+    assert (report.status, report.sent) == ("done", {"delivered": 100, "rejected": 100})
+    step = 1
+    contacts(lake, {f"{n}@x.example": 0.2 for n in range(200)})
+    report = pusher.run(contacts_spec(), lake)
+    assert report.status == "failed"
+    assert "50 rows in a row" in (report.message or "")
+    assert "the sandbox has no such property" in (report.message or "")
+    assert report.states["planned"] > 0
+
+
 def test_temporary_failures_are_retried_within_the_run(
     pusher: Pusher, vendor: Vendor, lake: Lake
 ) -> None:

@@ -54,23 +54,33 @@ class Lane:
 
         The first request after a cooldown is the probe: it closes the lane behind itself.
         """
-        with self._engine.begin() as connection:
-            now, turn_at, held_until, failed = self._locked(connection)
-            self.failing = failed >= self._limit
-            self._doubtful = self._doubtful or failed > 0
-            if held_until is not None and held_until > now:
-                return (held_until - now).total_seconds()
-            turn = now if turn_at is None else max(turn_at, now - self._burst)
-            connection.execute(
-                lanes.update()
-                .where(lanes.c.lane == self._name)
-                .values(
-                    turn_at=turn + self._interval,
-                    held_until=now + self._cooldown if self.failing else None,
-                )
-            )
-        time.sleep(max(0.0, (turn - now).total_seconds()))
+        row = self._take()
+        if row is None:
+            with self._engine.begin() as connection:
+                connection.execute(sa.text(_CREATE), {"lane": self._name})
+            row = self._take()
+        assert row is not None
+        closed, wait, failed = row
+        self.failing = failed >= self._limit
+        self._doubtful = self._doubtful or failed > 0
+        if closed is not None:
+            return float(closed)
+        if wait > 0:
+            time.sleep(float(wait))
         return 0.0
+
+    def _take(self) -> sa.Row[tuple[float | None, float, int]] | None:
+        """Seconds for which the lane is closed, if it is; seconds until the turn; failures."""
+        parameters = {
+            "lane": self._name,
+            "interval": self._interval,
+            "burst": self._burst,
+            "limit": self._limit,
+            "cooldown": self._cooldown,
+        }
+        with self._engine.connect() as connection:
+            connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+            return connection.execute(sa.text(_TAKE), parameters).one_or_none()
 
     def held(self) -> float:
         """Seconds during which nothing may be sent: the destination asked, or it is failing."""
@@ -126,8 +136,6 @@ class Lane:
             .where(lanes.c.lane == self._name)
             .with_for_update()
         )
-        # A pace that a crash of Postgres forgets need not be waited for on disk.
-        connection.execute(sa.text("set local synchronous_commit to off"))
         row = connection.execute(query).one_or_none()
         if row is None:
             connection.execute(sa.text(_CREATE), {"lane": self._name})
@@ -147,3 +155,36 @@ class Lane:
 
 
 _CREATE = "insert into lanes (lane, failed) values (:lane, 0) on conflict do nothing"
+
+# One statement, because each request waits for it and all who send stand in line at its lock. The
+# clock is read when the lock is had. A pace that a crash of Postgres forgets need not be on disk.
+_TAKE = """
+with locked as materialized (
+    select *, clock_timestamp() as moment
+    from (
+        select turn_at, held_until, failed from lanes where lane = :lane for update
+    ) as row_of_lane
+),
+
+turn as (
+    select
+        *, held_until is not null and held_until > moment as is_closed,
+        greatest(coalesce(turn_at, moment), moment - :burst) as at
+    from locked
+),
+
+taken as (
+    update lanes set
+        turn_at = turn.at + :interval,
+        held_until = case when turn.failed >= :limit then turn.moment + :cooldown end
+    from turn
+    where lanes.lane = :lane and not turn.is_closed
+)
+
+select
+    case when is_closed then extract(epoch from held_until - moment) end as closed,
+    extract(epoch from at - moment) as wait,
+    failed
+from turn
+where set_config('synchronous_commit', 'off', true) is not null
+"""

@@ -17,6 +17,7 @@ def test_a_small_run_counts_right() -> None:
     assert sent == {
         "naive full push, 100 a request": 2000,
         "ours: first sync, every row is new": 2000,
+        "… of which requests and their outcomes": 2000,
         "ours: plan, nothing changed": 0,
         "ours: plan, 1 % changed": 0,
         "ours: plan and send, 1 % changed": 20,

@@ -6,3 +6,16 @@
         else lower(trim({{ address }}))
     end, '')
 {%- endmacro %}
+
+{# What stands behind the @ of an email address. #}
+{% macro domain_of(email) -%}
+    {{ return(adapter.dispatch('domain_of')(email)) }}
+{%- endmacro %}
+
+{% macro default__domain_of(email) -%}
+    split_part({{ email }}, '@', 2)
+{%- endmacro %}
+
+{% macro bigquery__domain_of(email) -%}
+    split({{ email }}, '@')[safe_offset(1)]
+{%- endmacro %}

@@ -1,6 +1,7 @@
 {% set names = [
-    'browsed_not_bought', 'card_fraud', 'cart_abandoned', 'churn_risk_rose', 'feature_first_used', 'login_after_absence',
-    'payment_failed', 'purchase_completed', 'subscription_expiring', 'support_ticket_opened',
+    'browsed_not_bought', 'card_fraud', 'cart_abandoned', 'churn_risk_rose', 'contact_changed_to_personal',
+    'engagement_spike', 'feature_first_used', 'login_after_absence', 'onboarding_email_unclicked', 'payment_failed',
+    'purchase_completed', 'subscription_expiring', 'support_ticket_opened',
 ] %}
 
 {% for name in names %}

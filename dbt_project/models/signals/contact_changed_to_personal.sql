@@ -1,0 +1,61 @@
+with
+
+identity_map as (
+    select
+        id_key,
+        customer_id
+    from {{ ref('identity_map') }}
+),
+
+free_mail as (
+    select domain
+    from {{ ref('free_mail_domains') }}
+),
+
+addresses as (
+    select
+        identity_map.customer_id,
+        identifies.event_id,
+        identifies.event_at,
+        identifies.log_seq,
+        identifies.email,
+        {{ domain_of('identifies.email') }} as domain
+    from {{ ref('stg_identifies') }} as identifies
+    inner join identity_map on identifies.id_key = identity_map.id_key
+    where identifies.email is not null
+),
+
+changes as (
+    select
+        customer_id,
+        event_id,
+        event_at,
+        email,
+        domain,
+        lag(email) over (
+            partition by customer_id
+            order by event_at, log_seq
+        ) as previous_email,
+        lag(domain) over (
+            partition by customer_id
+            order by event_at, log_seq
+        ) as previous_domain
+    from addresses
+)
+
+-- Who leaves a company takes the account along under an address of their own.
+select
+    changes.customer_id,
+    'contact_changed_to_personal' as signal,
+    changes.event_id as trigger_id,
+    changes.event_at as fired_at,
+    {{ moved_by('changes.event_at', var('contact_changed_expires_hours'), 'hour') }} as expires_at,
+    {{ json_build({
+        'email': 'changes.email',
+        'previous_email': 'changes.previous_email',
+        'previous_domain': 'changes.previous_domain',
+    }) }} as payload
+from changes
+inner join free_mail on changes.domain = free_mail.domain
+left join free_mail as previous_free_mail on changes.previous_domain = previous_free_mail.domain
+where changes.previous_domain is not null and previous_free_mail.domain is null

@@ -233,6 +233,7 @@ class Run:
     def _leave(self, message: str | None) -> None:
         wait = self.ledger.next_due(self.spec.name)
         if wait is not None:
+            wait = max(wait, self.lane.held())
             reason = message or self.postponed or "the rest is not due yet"
             self.report.status = "partial"
             self.report.message = f"{reason}; next attempt in {max(wait, 0):.0f} s"

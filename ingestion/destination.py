@@ -64,6 +64,8 @@ class Lake:
         for extension in ("ducklake", "postgres"):
             import_extension(extension, con=connection)
             connection.load_extension(extension)
+        # After two seconds of a query it would be printed, in the middle of what we print.
+        connection.execute("set enable_progress_bar = false")
         connection.execute("set global timezone = 'UTC'")
         try:
             # Inlined rows would live in the catalog until a flush; see the DuckLake issues 1364,

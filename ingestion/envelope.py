@@ -158,7 +158,7 @@ def parse_time(text: Any) -> datetime | None:
 
 def format_time(time: datetime) -> str:
     """RFC 3339 in UTC with microseconds."""
-    # Ten times as fast as isoformat, which is worth a quarter of a message's whole way.
+    # Several times as fast as isoformat, which took a fifth of a message's whole way.
     text = _encoder.encode(time.astimezone(UTC)).decode()
     return text[1:-1] if "." in text else f"{text[1:20]}.000000Z"
 

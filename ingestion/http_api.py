@@ -120,8 +120,11 @@ class Collector:
             await self._http(scope, receive, send)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
-        while (await receive())["type"] != "lifespan.shutdown":
-            await send({"type": "lifespan.startup.complete"})
+        try:
+            while (await receive())["type"] != "lifespan.shutdown":
+                await send({"type": "lifespan.startup.complete"})
+        except asyncio.CancelledError:
+            return  # a second Ctrl-C: whoever is not answered sends again
         if self._appender is not None:
             await asyncio.to_thread(self._appender.close)
         await send({"type": "lifespan.shutdown.complete"})

@@ -137,6 +137,7 @@ def map_file(path: Path, mapping: Mapping) -> Iterator[Mapped]:
     with tempfile.TemporaryDirectory(prefix="signalbox-import-") as directory:
         connection = duckdb.connect()
         try:
+            connection.execute("set enable_progress_bar = false")
             connection.execute("set autoinstall_known_extensions = false")
             connection.execute(f"set temp_directory = '{_quoted(directory)}'")
             connection.execute(f"set timezone = '{_quoted(mapping.timezone)}'")

@@ -424,6 +424,7 @@ def _isolated() -> DuckDBPyConnection:
     connection = duckdb.connect()
     connection.execute("set timezone = 'UTC'")
     for setting in (
+        "enable_progress_bar",
         "autoinstall_known_extensions",
         "autoload_known_extensions",
         "python_enable_replacements",

@@ -67,8 +67,12 @@ def pulled(settings: Settings) -> list[PullSource]:
     return switched_on(settings.sources, PullSource)
 
 
-def serve_relay(settings: Settings, stop: threading.Event) -> None:
+def serve_relay(
+    settings: Settings, stop: threading.Event, on_ready: Callable[[], object] | None = None
+) -> None:
     """Carry messages from the brokers into the event log until `stop` is set.
+
+    `on_ready` is called once it begins; a broker that cannot be reached is tried again and again.
 
     Raises:
         SourceError: no broker is switched on, or the settings of one are wrong.
@@ -112,6 +116,8 @@ def serve_relay(settings: Settings, stop: threading.Event) -> None:
             threading.Thread(target=relay.run, args=(stop,), name=source.name)
             for relay, source in zip(relays, sources, strict=True)
         ]
+        if on_ready is not None:
+            on_ready()
         for thread in threads:
             thread.start()
         for thread in threads:

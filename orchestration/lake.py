@@ -50,6 +50,7 @@ def attach_statement(settings: Settings, *, read_only: bool) -> str:
 def attach(connection: DuckDBPyConnection, settings: Settings, *, read_only: bool) -> None:
     """Load the extensions from their wheels and attach the lake."""
     load_extensions(connection, settings)
+    connection.execute("set enable_progress_bar = false")  # of slow queries, into our own output
     connection.execute("set timezone = 'UTC'")
     connection.execute(attach_statement(settings, read_only=read_only))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -112,14 +112,10 @@ class Settings(BaseSettings):
     def _parse_write_keys(cls, value: object) -> object:
         return _pairs(value) if isinstance(value, str) else value
 
-    @field_validator("unknown_events", "violations", mode="before")
-    @classmethod
-    def _parse_policies(cls, value: object) -> object:
-        if isinstance(value, str):
-            return {"*": value} if value in get_args(Policy) else _pairs(value)
-        return value
-
-    @field_validator("client_ip", "client_user_agent", "rate_limits", mode="before")
+    @field_validator(
+        *("unknown_events", "violations", "client_ip", "client_user_agent", "rate_limits"),
+        mode="before",
+    )
     @classmethod
     def _parse_one_or_by_source(cls, value: object) -> object:
         if isinstance(value, str):
@@ -213,7 +209,9 @@ def load_settings() -> Settings:
     except ValidationError as error:
         lines = []
         for problem in error.errors():
-            name = "_".join(str(part) for part in problem["loc"]).upper()
-            variable = f"SIGNALBOX_{name}" if name else "SIGNALBOX_* settings"
+            name, *parts = [str(part) for part in problem["loc"]] or ["* settings"]
+            variable = f"SIGNALBOX_{name.upper()}" if problem["loc"] else f"SIGNALBOX_{name}"
+            if parts and parts[0] != "*":
+                variable += f" ({parts[0]})"
             lines.append(f"{variable}: {problem['msg'].removeprefix('Value error, ')}")
         raise SettingsError("\n".join(lines)) from None

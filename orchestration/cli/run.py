@@ -134,9 +134,11 @@ def relay() -> None:
 
     settings = load_settings()
     names = ", ".join(source.name for source in ingest.pulled(settings))
-    if names:
-        console.print(f"Messages of {names} go into the event log. Ctrl-C stops.")
-    ingest.serve_relay(settings, stop_on_signals())
+    ingest.serve_relay(
+        settings,
+        stop_on_signals(),
+        lambda: console.print(f"Messages of {names} go into the event log. Ctrl-C stops."),
+    )
 
 
 def sandbox(

@@ -253,6 +253,10 @@ def test_an_unreachable_lake_is_said_so(tmp_path: Path) -> None:
     assert "hush" not in str(caught.value)
 
 
+def test_a_slow_query_prints_no_progress(lake: Lake) -> None:
+    assert query(lake, "select current_setting('enable_progress_bar')") == [(False,)]
+
+
 def test_torn_working_files_of_dlt_do_not_matter(
     lake: Lake,
     loader: Loader,

@@ -59,7 +59,8 @@ def test_what_a_source_may_is_set_for_all_or_by_source(monkeypatch: pytest.Monke
     [
         ("WRITE_KEYS", "wk_1", "SIGNALBOX_WRITE_KEYS: 'wk_1' is not name=value"),
         ("WRITE_KEYS", "web=k,app=k", "share a write key"),
-        ("UNKNOWN_EVENTS", "web=ignore", "SIGNALBOX_UNKNOWN_EVENTS"),
+        ("UNKNOWN_EVENTS", "web=ignore", "SIGNALBOX_UNKNOWN_EVENTS (web): Input should be 'allow'"),
+        ("VIOLATIONS", "ignore", "SIGNALBOX_VIOLATIONS: Input should be 'allow'"),
         ("COLLECTOR_PORT", "http", "SIGNALBOX_COLLECTOR_PORT"),
         ("CART_ABANDONED_MINUTES", "0", "greater than 0"),
         ("CLIENT_IP", "web=half", "SIGNALBOX_CLIENT_IP"),

@@ -1,9 +1,10 @@
 """How fresh the micro-batch is: accepted → loaded → visible in `churn_scores` → sent.
 
 Runs the demo in a home of its own (everything up: collector, Dagster, sandbox, live traffic), then
-asks Dagster when each run's steps ended and the lake which events each run had loaded.
+asks Dagster when each run's steps ended, the lake which events each run had loaded, and the CRM's
+stand-in when it was told of them. With --compare once with Dagster's stock launcher and once warm.
 
-    python -m benchmarks.freshness [--customers 3000] [--json]
+    python -m benchmarks.freshness [--customers 3000] [--compare] [--json]
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from benchmarks import support
@@ -28,16 +30,28 @@ def main() -> None:
     parser = support.parser(__doc__)
     parser.add_argument("--customers", type=int, default=3000)
     parser.add_argument("--rounds", type=int, default=6, help="story rounds, 20 s each")
+    parser.add_argument("--compare", action="store_true", help="also with the stock launcher")
     options = parser.parse_args()
+    results = {}
+    for launcher in ("stock", "warm") if options.compare else ("warm",):
+        os.environ["SIGNALBOX_WARM_RUNS"] = str(launcher == "warm")
+        results[launcher] = _run(options.customers, options.rounds)
+    if options.json:
+        support.print_json(results)
+        return
+    for launcher, result in results.items():
+        _show(launcher, result)
+
+
+def _run(customers: int, rounds: int) -> dict[str, Any]:
+    from orchestration.settings import load_settings
+
     os.environ["SIGNALBOX_HOME"] = str(support.new_home())
     for name in PORTS:
         os.environ[f"SIGNALBOX_{name}"] = str(_free_port())
-    demo = _demo(options.customers, options.rounds)
-    result = _measure() | {"event_to_action_seconds": demo["event_to_action_seconds"]}
-    if options.json:
-        support.print_json(result)
-    else:
-        _show(result)
+    load_settings.cache_clear()
+    demo = _demo(customers, rounds)
+    return _measure() | {"event_to_action_seconds": demo["event_to_action_seconds"]}
 
 
 def _demo(customers: int, rounds: int) -> dict[str, Any]:
@@ -55,9 +69,13 @@ def _measure() -> dict[str, Any]:
     from orchestration.settings import load_settings
 
     runs = _runs()
-    with lake.connect(load_settings()) as connection:
+    settings = load_settings()
+    with lake.connect(settings) as connection:
         events = connection.execute(
             "select log_seq, received_at from raw.events where source <> 'import' order by 1"
+        ).fetchall()
+        accepted = connection.execute(
+            "select event_at, received_at from stg_events where source <> 'import'"
         ).fetchall()
     stages: dict[str, list[float]] = {name: [] for name in STAGES}
     scored: list[float] = []
@@ -79,8 +97,28 @@ def _measure() -> dict[str, Any]:
         "micro_batches": len(runs),
         "accepted_to_scored": _figures(scored),
         "accepted_to_sent": _figures(sent),
+        "accepted_to_crm": _figures(
+            _to_crm(settings.home, {_as_crm_has_it(at): moment for at, moment in accepted})
+        ),
         "where_the_time_goes": {name: _figures(values) for name, values in stages.items()},
     }
+
+
+def _as_crm_has_it(moment: datetime) -> datetime:
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+
+
+def _to_crm(home: Path, accepted: dict[datetime, datetime]) -> list[float]:
+    """Of each contact that the CRM was told was seen again: seconds since that was accepted."""
+    seconds = []
+    for line in (home / "sandbox" / "effects.jsonl").read_text().splitlines():
+        effect = json.loads(line)
+        if effect["destination"] == "hubspot" and "last_seen_at" in effect.get("changes", {}):
+            seen = datetime.fromisoformat(effect["changes"]["last_seen_at"][1])
+            if seen in accepted:
+                told = datetime.fromisoformat(effect["at"])
+                seconds.append((told - accepted[seen]).total_seconds())
+    return seconds
 
 
 def _runs() -> list[dict[str, float]]:
@@ -121,15 +159,16 @@ def _figures(values: list[float]) -> dict[str, float]:
     }
 
 
-def _show(result: dict[str, Any]) -> None:
+def _show(launcher: str, result: dict[str, Any]) -> None:
     rows = {
+        "to the request in the CRM": result["accepted_to_crm"],
         "to visible in churn_scores": result["accepted_to_scored"],
         "to sent (all syncs of the batch)": result["accepted_to_sent"],
         **{f"  {name}": figures for name, figures in result["where_the_time_goes"].items()},
     }
     shown = ("median", "p95", "max")
     support.print_table(
-        f"{result['events']} live events in {result['micro_batches']} micro-batches",
+        f"{launcher}: {result['events']} live events in {result['micro_batches']} micro-batches",
         ["seconds from accepted", *shown],
         [[name, *(f"{figures[key]:.2f}" for key in shown)] for name, figures in rows.items()],
     )

@@ -45,14 +45,17 @@ class Lake:
         catalog_url: the catalog database, `postgresql://user:password@/name?host=…`.
         data_path: directory or object-storage URL of the Parquet files, ending in `/`.
         pipelines_dir: dlt's working files; nothing in it is ever the only copy of anything.
+        database: a memory with a name (`:memory:name`) is shared with the process's others that
+            give the same, and the lake may be attached to it already.
     """
 
     catalog_url: str
     data_path: str
     pipelines_dir: Path
+    database: str = ":memory:"
 
     def connect(self) -> DuckDBPyConnection:
-        """A DuckDB of its own with the lake attached as `lake`. Needs no network.
+        """A DuckDB with the lake attached as `lake`. Needs no network.
 
         Raises:
             LoadError: the catalog cannot be reached.
@@ -60,13 +63,18 @@ class Lake:
         import duckdb
         from duckdb_extensions import import_extension
 
-        connection = duckdb.connect()
-        for extension in ("ducklake", "postgres"):
-            import_extension(extension, con=connection)
-            connection.load_extension(extension)
+        connection = duckdb.connect(self.database)
         # After two seconds of a query it would be printed, in the middle of what we print.
         connection.execute("set enable_progress_bar = false")
         connection.execute("set global timezone = 'UTC'")
+        attached = connection.execute(
+            "select 1 from duckdb_databases() where database_name = ?", [CATALOG]
+        ).fetchone()
+        if attached:
+            return connection
+        for extension in ("ducklake", "postgres"):
+            import_extension(extension, con=connection)
+            connection.load_extension(extension)
         try:
             # Inlined rows would live in the catalog until a flush; see the DuckLake issues 1364,
             # 1406 and 1074. One file for each load and a scheduled compaction instead.

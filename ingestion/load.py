@@ -76,9 +76,15 @@ class Loader:
     """
 
     def __init__(
-        self, catalog_url: str, data_path: str, log: Path | Reader, pipelines_dir: Path
+        self,
+        catalog_url: str,
+        data_path: str,
+        log: Path | Reader,
+        pipelines_dir: Path,
+        *,
+        database: str = ":memory:",
     ) -> None:
-        self._lake = Lake(catalog_url, data_path, pipelines_dir)
+        self._lake = Lake(catalog_url, data_path, pipelines_dir, database)
         self._log = open_reader(log) if isinstance(log, Path) else log
         self._connection: DuckDBPyConnection | None = None
         self._pipeline: Pipeline | None = None

@@ -65,13 +65,9 @@ class RepeatIndex:
         for the table of keys of all that is in the warehouse only if this one will not do.
         """
         self._new = []
-        if self._runs is None:
-            self._runs = _read(self._directory)
-        reached = 0
-        for run in self._runs:
-            if run.start > reached:
-                break
-            reached = max(reached, run.end)
+        if self._runs is None or _reach(self._runs) < position:
+            self._runs = _read(self._directory)  # another process may have loaded since
+        reached = _reach(self._runs)
         if reached < position or position == 0 or used != self.id:
             self._rebuild(position, loaded)
         elif reached > position:
@@ -174,6 +170,16 @@ def _read(directory: Path) -> list[_Run]:
         except Exception:  # polars says in many ways that a file is damaged
             return []
     return runs
+
+
+def _reach(runs: list[_Run]) -> int:
+    """Where the first gap is in what they cover together."""
+    reached = 0
+    for run in runs:
+        if run.start > reached:
+            break
+        reached = max(reached, run.end)
+    return reached
 
 
 def _span(path: Path) -> tuple[int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestration import customer as customers
@@ -31,10 +32,18 @@ def specs(settings: Settings, name: str | None = None) -> list[SyncSpec]:
     Raises:
         SpecError: a declaration is wrong, or there is no sync of that name.
     """
-    from syncs.spec import find, load_specs
+    from syncs.spec import find
 
-    declared = load_specs(dbt.manifest_path(settings))
+    manifest = dbt.manifest_path(settings)
+    declared = list(_declared(manifest, manifest.stat().st_mtime_ns))
     return declared if name is None else [find(declared, name)]
+
+
+@lru_cache(maxsize=2)
+def _declared(manifest: Path, _written_at: int) -> tuple[SyncSpec, ...]:
+    from syncs.spec import load_specs
+
+    return tuple(load_specs(manifest))
 
 
 def run_syncs(

@@ -6,20 +6,53 @@ listens and where home is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
-from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
+from dagster._core.execution.compute_logs import redirect_to_file
+from dagster._core.storage.compute_log_manager import CapturedLogContext, ComputeIOType
+from dagster._core.storage.local_compute_log_manager import (
+    IO_TYPE_EXTENSION,
+    LocalComputeLogManager,
+)
 from dagster._core.storage.root import LocalArtifactStorage
 from dagster._serdes import ConfigurableClassData
-from dagster_postgres import DagsterPostgresStorage
+from dagster._utils import ensure_file, touch_file
+from dagster_postgres import DagsterPostgresStorage, PostgresEventLogStorage
+from sqlalchemy import inspect
 
 from orchestration import postgres
 from orchestration.settings import load_settings
 
 
+class _Events(PostgresEventLogStorage):  # type: ignore[misc]
+    """Dagster's, less what it asks the catalog about its own tables for each event."""
+
+    def has_table(self, table_name: str) -> bool:
+        return table_name in self._tables()
+
+    def _has_asset_key_col_on_connection(self, conn: Any, column_name: str) -> bool:
+        return column_name in self._tables()["asset_keys"]
+
+    @lru_cache(maxsize=1)  # noqa: B019 - one instance per process
+    def _tables(self) -> dict[str, set[str]]:
+        with self.index_connection() as connection:
+            inspector = inspect(connection)
+            return {
+                name: {column["name"] for column in inspector.get_columns(name)}
+                for name in inspector.get_table_names()
+            }
+
+
 class Storage(DagsterPostgresStorage):  # type: ignore[misc]
     """Runs, events and schedules in the database `signalbox_dagster`."""
+
+    def __init__(self, postgres_url: str, inst_data: ConfigurableClassData | None = None) -> None:
+        super().__init__(postgres_url, inst_data=inst_data)
+        self._event_log_storage = _Events(postgres_url, should_autocreate_tables=False)
 
     @classmethod
     def config_type(cls) -> dict[str, Any]:
@@ -48,7 +81,11 @@ class Storage(DagsterPostgresStorage):  # type: ignore[misc]
 
 
 class ComputeLogs(LocalComputeLogManager):
-    """stdout and stderr of steps, in `<home>/dagster/logs`."""
+    """stdout and stderr of steps, in `<home>/dagster/logs`, where the UI shows them.
+
+    Dagster would also copy them to those of the process, by two `tail`s and two more interpreters
+    for each run.
+    """
 
     @classmethod
     def config_type(cls) -> dict[str, Any]:
@@ -59,6 +96,17 @@ class ComputeLogs(LocalComputeLogManager):
         cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
     ) -> ComputeLogs:
         return cls(base_dir=str(load_settings().home / "dagster" / "logs"), inst_data=inst_data)
+
+    @contextmanager
+    def capture_logs(self, log_key: Sequence[str]) -> Iterator[CapturedLogContext]:
+        out, err = (
+            self.get_captured_local_path(log_key, IO_TYPE_EXTENSION[kind])
+            for kind in (ComputeIOType.STDOUT, ComputeIOType.STDERR)
+        )
+        ensure_file(out)
+        with redirect_to_file(sys.stdout, out), redirect_to_file(sys.stderr, err):
+            yield CapturedLogContext(log_key)
+        touch_file(self.complete_artifact_path(log_key))  # type: ignore[no-untyped-call]
 
 
 class Artifacts(LocalArtifactStorage):

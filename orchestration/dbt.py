@@ -14,6 +14,12 @@ from typing import Any
 
 from orchestration.settings import DBT_PROJECT, Settings
 
+# What readers of a run's progress and outcome need. dbt says a hundred times more to itself, and
+# turning all of that into JSON would take as long as a small model.
+TOLD = frozenset(
+    {"LogStartLine", "LogModelResult", "LogSeedResult", "LogSnapshotResult", "LogTestResult"}
+)
+
 _warm: tuple[float, Any] | None = None
 
 
@@ -57,6 +63,7 @@ def invoke(
     *,
     as_of: datetime | None = None,
     on_event: Callable[[dict[str, Any]], None] | None = None,
+    whole: bool = False,
 ) -> None:
     """Run one dbt command (`["build", "--select", …]`) and wait for it.
 
@@ -64,19 +71,33 @@ def invoke(
         args: the command line after `dbt`.
         settings: which home and which lake.
         as_of: the moment the models look from; now, if left out.
-        on_event: called in dbt's thread with each event of dbt's JSON log.
+        on_event: called in dbt's thread with each event of dbt's JSON log that is in `TOLD`.
+        whole: all of it in one transaction, undone at the first node that fails. For incremental
+            models, views and tests.
 
     Raises:
         DbtFailed: with the failing nodes and dbt's words.
     """
     # Its JSON files are for other programs; ours read Dagster, and writing them takes a while.
-    _call([*args, "--no-write-json"], settings, on_event, as_of)
+    if not whole:
+        _call([*args, "--no-write-json"], settings, on_event, as_of)
+        return
+    from orchestration.dbt_transaction import one_transaction
+
+    with one_transaction() as begun:
+        _call([*args, "--no-write-json", "--fail-fast"], settings, on_event, as_of, whole=True)
+        for transaction in begun:
+            transaction.end(commit=True)
 
 
 def stream(
-    args: Sequence[str], settings: Settings, *, as_of: datetime | None = None
+    args: Sequence[str],
+    settings: Settings,
+    *,
+    as_of: datetime | None = None,
+    whole: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """Run one dbt command and yield the events of dbt's JSON log as they happen.
+    """Run one dbt command and yield those events of dbt's JSON log that are in `TOLD`.
 
     Raises:
         DbtFailed: at the end, if the command failed.
@@ -85,7 +106,7 @@ def stream(
 
     def work() -> None:
         try:
-            invoke(args, settings, as_of=as_of, on_event=events.put)
+            invoke(args, settings, as_of=as_of, on_event=events.put, whole=whole)
             events.put(None)
         except BaseException as error:  # handed to the reader, which raises it
             events.put(error)
@@ -102,19 +123,25 @@ def _call(
     settings: Settings,
     on_event: Callable[[dict[str, Any]], None] | None = None,
     as_of: datetime | None = None,
+    *,
+    whole: bool = False,
 ) -> Any:
     from dbt.cli.main import dbtRunner
     from dbt_common.events.functions import msg_to_dict
 
-    callbacks = [lambda message: on_event(msg_to_dict(message))] if on_event else []
+    def tell(message: Any) -> None:
+        if on_event is not None and message.info.name in TOLD:
+            on_event(msg_to_dict(message))
+
     warm = _warm[1] if _warm and _warm[0] >= _project_mtime() else None
-    result = dbtRunner(manifest=warm, callbacks=callbacks).invoke(
+    values = variables(settings, as_of) | ({"one_transaction": True} if whole else {})
+    result = dbtRunner(manifest=warm, callbacks=[tell]).invoke(
         [
             *args,
             *("--project-dir", str(DBT_PROJECT), "--profiles-dir", str(DBT_PROJECT)),
             *("--target-path", str(target_dir(settings))),
             *("--log-path", str(target_dir(settings) / "logs"), "--log-level-file", "info"),
-            *("--vars", json.dumps(variables(settings, as_of)), "--quiet", "--no-use-colors"),
+            *("--vars", json.dumps(values), "--quiet", "--no-use-colors"),
         ]
     )
     if result.success:

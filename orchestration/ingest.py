@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from datetime import datetime
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestration import postgres
+from orchestration import lake, postgres
 from orchestration.settings import DBT_PROJECT, ENV_FILE, ROOT, Policy, Settings
 
 if TYPE_CHECKING:
@@ -180,6 +181,15 @@ def open_log(settings: Settings) -> Iterator[Log]:
         yield log
 
 
+def waiting_since(settings: Settings) -> datetime | None:
+    """When the oldest record that is not yet loaded was accepted; None if all are loaded."""
+    from ingestion.envelope import decode_record, parse_time
+
+    reader = open_reader(settings)
+    records = reader.read(max(loader(settings).position(), reader.first()), 1)
+    return parse_time(decode_record(records[0][1]).received_at) if records else None
+
+
 def _log_url(settings: Settings) -> str:
     return settings.log_url.get_secret_value() if settings.log_url else ""
 
@@ -216,7 +226,8 @@ def _loader(home: Path, lake_path: str, catalog_url: str, log_url: str) -> Loade
     from ingestion.load import Loader
     from ingestion.open_log import open_reader
 
-    return Loader(catalog_url, lake_path, open_reader(home / "log", log_url), home / "dlt")
+    reader = open_reader(home / "log", log_url)
+    return Loader(catalog_url, lake_path, reader, home / "dlt", database=lake.database())
 
 
 def refreshable(settings: Settings, *, with_sandbox: bool) -> list[RefreshSource]:
@@ -365,4 +376,5 @@ def contract_documents() -> dict[Path, str]:
 def _lake(settings: Settings) -> Lake:
     from ingestion.destination import Lake
 
-    return Lake(postgres.start(settings).lake, settings.lake_path, settings.home / "dlt")
+    catalog_url = postgres.start(settings).lake
+    return Lake(catalog_url, settings.lake_path, settings.home / "dlt", lake.database())

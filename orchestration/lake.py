@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 CATALOG = "lake"
 SCHEMA = "main"
+# DuckDB's connections to a memory of this name are to one, within a process; dbt's profile has it.
+SHARED = ":memory:signalbox"
 WRITER_LOCK = 0x5167_6E61  # any fixed number; it names the lock within the catalog database
 
 
@@ -49,14 +51,22 @@ def attach_statement(settings: Settings, *, read_only: bool) -> str:
 
 def attach(connection: DuckDBPyConnection, settings: Settings, *, read_only: bool) -> None:
     """Load the extensions from their wheels and attach the lake."""
-    load_extensions(connection, settings)
     connection.execute("set enable_progress_bar = false")  # of slow queries, into our own output
     connection.execute("set timezone = 'UTC'")
-    connection.execute(attach_statement(settings, read_only=read_only))
+    if not _is_attached(connection, CATALOG):
+        load_extensions(connection, settings)
+        connection.execute(attach_statement(settings, read_only=read_only))
+
+
+def _is_attached(connection: DuckDBPyConnection, name: str) -> bool:
+    found = connection.execute("select 1 from duckdb_databases() where database_name = ?", [name])
+    return found.fetchone() is not None
 
 
 def attach_ledger(connection: DuckDBPyConnection, settings: Settings) -> None:
     """Attach the delivery ledger, read-only, as `ledger`."""
+    if _is_attached(connection, "ledger"):
+        return
     ledger = _quoted(postgres.start(settings).ledger)
     connection.execute(f"attach if not exists '{ledger}' as ledger (type postgres, read_only)")
 
@@ -73,11 +83,27 @@ def load_extensions(connection: DuckDBPyConnection, settings: Settings) -> None:
         connection.load_extension(name)
 
 
+def share(settings: Settings) -> None:
+    """Let all connections of this process use one DuckDB, which stays attached, for writing.
+
+    For a process that does one thing after another: loads, dbt and syncs then pay once for the
+    extensions, and what one has read of the lake's catalog the next one knows.
+    """
+    global _database, _open
+    _database = SHARED
+    _open = connect(settings, read_only=False)
+
+
+def database() -> str:
+    """The name under which this process's parts find the DuckDB they share, if they do."""
+    return _database
+
+
 def connect(settings: Settings, *, read_only: bool = True) -> DuckDBPyConnection:
     """A DuckDB connection of its own with `lake` attached and in use."""
     import duckdb
 
-    connection = duckdb.connect()
+    connection = duckdb.connect(_database)
     attach(connection, settings, read_only=read_only)
     connection.execute(f"use {CATALOG}.{SCHEMA}")
     return connection
@@ -97,6 +123,8 @@ def connect_guarded(settings: Settings) -> DuckDBPyConnection:
     return connection
 
 
+_database = ":memory:"
+_open: DuckDBPyConnection | None = None  # keeps the shared one alive
 _mutex = threading.Lock()
 _depth = 0
 _session: Any = None

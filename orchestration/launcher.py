@@ -1,9 +1,10 @@
-"""Dagster's run launcher: a fork of the warm process, or, without one, Dagster's own way."""
+"""Dagster's run launcher: a worker of the warm process or, without one, Dagster's own way."""
 
 from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 
 import psutil
 from dagster import DagsterRun
@@ -40,6 +41,10 @@ class WarmRunLauncher(DefaultRunLauncher):
         if pid is None:
             return bool(super().terminate(run_id))  # type: ignore[no-untyped-call]
         self._instance.report_run_canceling(run)
+        with suppress(OSError):
+            if warm.terminate(load_settings(), run_id, pid):
+                return True
+        # The warm process that had this worker is gone, so it gets no other run: no mistake.
         try:
             os.kill(pid, signal.SIGINT)
         except ProcessLookupError:

@@ -38,21 +38,20 @@ def code(settings: Settings) -> list[Process]:
     """What has the project's code loaded: Dagster's code server, and the warm process of runs."""
     socket = _code_socket(settings)
     socket.unlink(missing_ok=True)
-    return [
-        Process(
-            "code",
-            [*_PYTHON, "dagster", "api", "grpc", "--socket", str(socket)]
-            + ["--module-name", "orchestration.definitions", "--location-name", LOCATION],
-            ready=socket.exists,
-            env=_ENV,
-        ),
-        Process(
-            "warm",
-            [*_PYTHON, "orchestration.cli", "warm"],
-            ready=lambda: warm.answers(settings),
-            env=_ENV,
-        ),
-    ]
+    server = Process(
+        "code",
+        [*_PYTHON, "dagster", "api", "grpc", "--socket", str(socket)]
+        + ["--module-name", "orchestration.definitions", "--location-name", LOCATION],
+        ready=socket.exists,
+        env=_ENV,
+    )
+    warm_runs = Process(
+        "warm",
+        [*_PYTHON, "orchestration.cli", "warm"],
+        ready=lambda: warm.answers(settings),
+        env=_ENV,
+    )
+    return [server, warm_runs] if settings.warm_runs else [server]
 
 
 def dagster(settings: Settings) -> list[Process]:
@@ -79,7 +78,7 @@ def _own(name: str, command: str, settings: Settings, port: int) -> Process:
 
 
 def _code_socket(settings: Settings) -> Path:
-    return warm.socket_path(settings).with_suffix(".code.sock")
+    return warm.socket_path(settings, "code")
 
 
 def _write_workspace(settings: Settings) -> Path:

@@ -73,6 +73,9 @@ class Settings(BaseSettings):
     sandbox_port: int = 8090
     sandbox_smtp_port: int = 8025
 
+    warm_runs: bool = Field(
+        True, description="Runs are executed by a process that has everything imported already."
+    )
     disk_reserve_mb: int = Field(
         500, ge=0, description="With less free on the log's disk the collector takes nothing."
     )

@@ -12,6 +12,7 @@ from dagster import (
     AssetMaterialization,
     AssetsDefinition,
     DagsterInstance,
+    MaterializeResult,
 )
 from dagster._core.instance.ref import InstanceRef
 from dagster_dbt import DagsterDbtTranslator, dbt_assets
@@ -22,6 +23,7 @@ from orchestration import dbt, lake
 from orchestration.settings import ROOT, Settings, load_settings
 
 AFTER_SYNC = "tag:after_sync"
+MICRO_BATCH = "micro_batch"
 
 
 class _Translator(DagsterDbtTranslator):  # type: ignore[misc]
@@ -46,16 +48,20 @@ def batch_keys(manifest: Mapping[str, Any], assets: AssetsDefinition) -> set[Ass
     """The models that every micro-batch builds.
 
     Not seeds and what is tagged `daily`; and no views, which show new rows without being built.
-    The views of the syncs are, so that the graph of the job leads to the syncs.
+    The views of the syncs belong to it, so that the graph of the job leads to the syncs.
     """
     chosen = {
         _translator.get_asset_key(node)
         for node in manifest["nodes"].values()
         if node["resource_type"] == "model"
         and "daily" not in node.get("tags", [])
-        and (node["config"]["materialized"] != "view" or node["fqn"][1] == "syncs")
+        and (not _is_view(node) or node["fqn"][1] == "syncs")
     }
     return set(assets.keys) & chosen
+
+
+def _is_view(node: Mapping[str, Any]) -> bool:
+    return bool(node["resource_type"] == "model" and node["config"]["materialized"] == "view")
 
 
 def batch_checks(manifest: Mapping[str, Any], assets: AssetsDefinition) -> list[AssetCheckKey]:
@@ -93,8 +99,27 @@ def build(
                     instance.report_runless_asset_event(told)
 
 
+def _when_it_holds(events: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The events of a dbt run that is one transaction: if it is undone, only what its tests said.
+
+    Raises:
+        DbtFailed: after those, as `dbt.stream` does.
+    """
+    seen: list[dict[str, Any]] = []
+    try:
+        seen.extend(events)  # which keeps what came before an error
+    except dbt.DbtFailed:
+        yield from (event for event in seen if event["info"]["name"] == "LogTestResult")
+        raise
+    yield from seen
+
+
 def build_model_assets(manifest: Mapping[str, Any]) -> tuple[AssetsDefinition, AssetsDefinition]:
     """The models every job builds first and, apart, those that read what the syncs have done."""
+
+    views = {
+        _translator.get_asset_key(node) for node in manifest["nodes"].values() if _is_view(node)
+    }
 
     def run_dbt(context: AssetExecutionContext) -> Iterator[Any]:
         run_settings = load_settings()
@@ -116,11 +141,18 @@ def build_model_assets(manifest: Mapping[str, Any]) -> tuple[AssetsDefinition, A
         ):
             # Unit tests check the SQL, not the data: they have nothing to say about a run.
             command = ["build", *args, "--exclude-resource-type", "unit_test"]
-            for event in dbt.stream(command, run_settings):
+            batch = context.run.job_name == MICRO_BATCH
+            if batch:
+                command += ["--exclude", "config.materialized:view"]
+            events = dbt.stream(command, run_settings, whole=batch)
+            for event in _when_it_holds(events) if batch else events:
                 message = DbtCoreCliEventMessage(raw_event=event, event_history_metadata={})
                 yield from message.to_default_asset_events(
                     manifest=manifest, dagster_dbt_translator=_translator, context=context
                 )
+        if batch:
+            for key in context.selected_asset_keys & views:
+                yield MaterializeResult(asset_key=key, metadata={"view": "shows what was built"})
 
     every_batch = dbt_assets(
         manifest=manifest,

@@ -164,7 +164,7 @@ def sandbox(
 
 
 def warm() -> None:
-    """Wait, with everything imported, to be forked for runs. `signalbox up` starts it."""
+    """Wait, with everything imported, and execute runs by forks. `signalbox up` starts it."""
     from orchestration import warm
 
     warm.serve(load_settings())

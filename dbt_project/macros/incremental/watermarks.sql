@@ -60,7 +60,8 @@
 {%- endmacro %}
 
 {# Writes what this run has built. A model has read no further than the incremental models above it,
-   which matters when only part of the project was selected. #}
+   which matters when only part of the project was selected.
+   Written as a whole, in the transaction of the run if that has one. #}
 {% macro record_build_watermarks(results) -%}
     {%- if not execute or flags.WHICH not in ('run', 'build') -%}
         {{ return('') }}
@@ -104,10 +105,10 @@
         {%- set fields = [sql_text(name), 'null' if mark['log_seq'] is none else mark['log_seq'], sql_text(mark['as_of_ts']), sql_text(mark['built_at']), sql_text(mark['fingerprint'])] -%}
         {%- do rows.append('(' ~ fields | join(', ') ~ ')') -%}
     {%- endfor -%}
-    begin;
+    {% if not var('one_transaction') %}begin;{% endif %}
     delete from {{ build_watermarks() }} where true;
     insert into {{ build_watermarks() }} (model, log_seq, as_of_ts, built_at, fingerprint) values {{ rows | join(', ') }};
-    commit;
+    {% if not var('one_transaction') %}commit;{% endif %}
 {%- endmacro %}
 
 {% macro sql_text(value) -%}

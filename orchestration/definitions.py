@@ -24,6 +24,7 @@ def build_definitions(settings: Settings) -> Definitions:
             sync_assets,
             after_sync,
         ],
+        asset_checks=[ingest.micro_batch_keeps_up],
         jobs=[
             *jobs.build_asset_jobs(manifest, tables, every_batch, after_sync, sync_assets),
             jobs.maintenance,

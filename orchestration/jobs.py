@@ -19,7 +19,7 @@ from orchestration import ingest as ingest_room
 from orchestration.assets import ingest, models
 from orchestration.settings import load_settings
 
-MICRO_BATCH = "micro_batch"
+MICRO_BATCH = models.MICRO_BATCH
 DELIVER = "deliver"
 SOURCES = "sources"
 RESULTS = "results"
@@ -37,7 +37,8 @@ def build_asset_jobs(
     """The jobs over the asset graph."""
     all_models = AssetSelection.assets(*every_batch.keys)
     batch_models = AssetSelection.assets(*models.batch_keys(manifest, every_batch))
-    load = AssetSelection.assets(ingest.EVENTS, ingest.QUARANTINE)
+    lag = AssetSelection.checks(ingest.micro_batch_keeps_up)
+    load = AssetSelection.assets(ingest.EVENTS, ingest.QUARANTINE) - lag
     act = AssetSelection.assets(*syncs.keys)
     results = AssetSelection.assets(*after_sync.keys)
 
@@ -54,8 +55,8 @@ def build_asset_jobs(
         _one_process(DELIVER, act, "Sends again what is due."),
         _one_process(
             RESULTS,
-            without_checks(results),
-            "Brings the ledger's outcomes into the lake, for analysts to join.",
+            without_checks(results) | lag,
+            "Brings the ledger's outcomes into the lake, and looks whether micro-batches lag.",
         ),
         _one_process(
             SOURCES,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from orchestration import dbt, ingest, lake, postgres, warehouse
+from orchestration import dbt, ingest, lake, lanes, postgres, warehouse
 from orchestration.settings import Settings
 from orchestration.supervisor import port_answers
 
@@ -54,6 +54,7 @@ def status(settings: Settings) -> dict[str, Any]:
         "newest_event_received_at": newest,
         "last_build_at": built,
         "seconds_since_build": _age(built),
+        "lanes": {"micro_batch": lanes.micro_batch(settings)},
         "writer": lake.current_writer(settings),
         "deliveries": ledger_counts(settings),
         "serving": {
@@ -98,6 +99,7 @@ def print_status(state: dict[str, Any], console: Console) -> None:
             syncs.add_row(sync, *(f"{counts[name]:,}" if name in counts else "" for name in states))
         console.print(syncs)
     _print_sources(state["sources"], console)
+    _print_lanes(state["lanes"], console)
     age = state["seconds_since_build"]
     console.print(
         f"{state['waiting_to_load']:,} records wait to be loaded; "
@@ -118,6 +120,21 @@ def print_status(state: dict[str, Any], console: Console) -> None:
                 f"{log['recovered_bytes']} bytes of a torn tail were cut at the collector's start."
             )
     console.print(f"Serving: {', '.join(up) or 'nothing; signalbox up starts everything'}.")
+
+
+def _print_lanes(measured: dict[str, dict[str, Any]], console: Console) -> None:
+    from orchestration.cli.console import table
+
+    shares = ("p50", "p95", "p99")
+    shown = table("Seconds, last hour", "lane", "events", *shares, right=("events", *shares))
+    for lane, stages in measured.items():
+        for stage, found in stages.items():
+            if found["count"]:
+                name = f"{lane.replace('_', '-')}, {stage.replace('_', ' ')}"
+                cells = (f"{found[share]:.2f}" for share in shares)
+                shown.add_row(name, f"{found['count']:,}", *cells)
+    if shown.row_count:
+        console.print(shown)
 
 
 def _print_sources(reports: list[dict[str, Any]], console: Console) -> None:

@@ -1,6 +1,7 @@
 """The raw layer's assets: what dlt loads from the log and from sources that are tables."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 from dagster import (
     AssetCheckResult,
@@ -11,6 +12,7 @@ from dagster import (
     AssetsDefinition,
     AssetSpec,
     MaterializeResult,
+    asset_check,
     multi_asset,
 )
 
@@ -27,6 +29,7 @@ EVENT_LOG = AssetSpec(
 )
 EVENTS = AssetKey(["raw", "events"])
 QUARANTINE = AssetKey(["raw", "quarantine"])
+LAG_SECONDS = 60.0
 
 
 def build_producer_assets(settings: Settings) -> list[AssetSpec]:
@@ -103,6 +106,20 @@ def load_events(
         asset_key=EVENTS,
         passed=result.events + result.quarantined == read,
         metadata={"log_records": read, "rows": result.events + result.quarantined},
+    )
+
+
+@asset_check(
+    asset=EVENTS,
+    name="micro_batch_keeps_up",
+    description="No accepted event waits for more than a minute to be loaded.",
+)
+def micro_batch_keeps_up() -> AssetCheckResult:
+    """Run by a job of its own, once a minute: it must speak up when the micro-batch does not."""
+    since = ingest.waiting_since(load_settings())
+    waited = (datetime.now(UTC) - since).total_seconds() if since else 0.0
+    return AssetCheckResult(
+        passed=waited <= LAG_SECONDS, metadata={"oldest_waits_seconds": round(waited, 1)}
     )
 
 

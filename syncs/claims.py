@@ -91,21 +91,29 @@ class Worker:
         *,
         max_bytes: int | None = None,
         only: str | None = None,
+        keys: Collection[str] | None = None,
         sandbox: bool = False,
     ) -> Batch:
         """Take up to `limit` due actions, judge them, and commit the rest as `sending`.
 
         The rows stay locked while they are judged, and nothing is written when the judge raises.
         Two workers never hold the same action. All of a batch either leave their destination's
-        audience or do not; their payloads have `max_bytes` at most, or one is alone.
+        audience or do not; their payloads have `max_bytes` at most, or one is alone. `keys` are the
+        only actions to take, if given.
         """
         self.check()
         states = list(WAITING) if spec.is_message else [*WAITING, "rejected"]
         batch = Batch()
         with self._engine.begin() as connection:
             rows = connection.execute(
-                sa.text(_DUE),
-                {"sync": spec.name, "states": states, "limit": limit, "only": only},
+                sa.text(_DUE if keys is None else _DUE_OF),
+                {
+                    "sync": spec.name,
+                    "states": states,
+                    "limit": limit,
+                    "only": only,
+                    **({} if keys is None else {"keys": list(keys)}),
+                },
             ).all()
             due = [Action(*row) for row in rows]
             if not due:
@@ -239,6 +247,19 @@ where sync = :sync and state = any(:states) and next_attempt_at <= now()
         order by a.next_attempt_at
         limit 1
     ), false)
+order by next_attempt_at
+limit :limit
+for update skip locked
+"""
+
+# Of messages only, none of which leaves an audience.
+_DUE_OF = """
+select
+    action_key, row_key, customer_id, payload_hash, payload, attempts, expires_at, event_at, leave,
+    octet_length(payload::text)
+from actions
+where action_key = any(:keys) and sync = :sync and state = any(:states)
+    and next_attempt_at <= now() and (cast(:only as text) is null or row_key = :only)
 order by next_attempt_at
 limit :limit
 for update skip locked

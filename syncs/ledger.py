@@ -61,6 +61,7 @@ from syncs.tables import (
 _SETUP_LOCK = 0x5160_0001
 _WORKER_CLASS = 0x5160_0002
 _SYNC_CLASS = 0x5160_0003
+_PLAN_CLASS = 0x5160_0005
 
 
 class LedgerError(SyncError):
@@ -161,18 +162,29 @@ class Ledger:
         return moment
 
     def known(
-        self, spec: SyncSpec, *, sandbox: bool = False, only: str | None = None
+        self,
+        spec: SyncSpec,
+        *,
+        sandbox: bool = False,
+        only: str | None = None,
+        customers: Sequence[str] | None = None,
     ) -> pa.RecordBatchReader:
         """All actions of a sync, with `plan.KNOWN_SCHEMA`, in batches, without payloads.
 
         State rows whose last attempt went to the sandbox count as not sent where `sandbox` is
-        false, and the other way round. `only` leaves out state rows with another key and customer.
+        false, and the other way round. `only` leaves out state rows with another key and customer,
+        `customers` messages to anybody else.
         """
         query = KNOWN_MESSAGES if spec.is_message else KNOWN_STATES
         # On disk, so that neither we nor Postgres must hold a million rows until they are read.
         kept = tempfile.TemporaryFile()  # noqa: SIM115 (the reader keeps it)
         with self._raw() as cursor:
-            parameters = {"sync": spec.name, "sandbox": sandbox, "only": only}
+            parameters = {
+                "sync": spec.name,
+                "sandbox": sandbox,
+                "only": only,
+                "customers": None if customers is None else list(customers),
+            }
             statement = cursor.mogrify(query, parameters).decode()
             cursor.copy_expert(f"copy ({statement}) to stdout (format csv)", kept, 1 << 20)
         kept.seek(0)
@@ -192,6 +204,17 @@ class Ledger:
                 quoted_strings_can_be_null=False,
             ),
         )
+
+    @contextlib.contextmanager
+    def planning(self, sync: str) -> Iterator[None]:
+        """Plan and record messages of a sync alone: waits for whoever does so at this moment.
+
+        Two lanes that planned at once could each take the same trigger for new, under two ids of a
+        customer who has just become one.
+        """
+        with _reachable(), self._engine.begin() as connection:
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_PLAN_CLASS, number(sync))))
+            yield
 
     def held_rows(self, keys: Sequence[str]) -> dict[str, tuple[str, dict[str, Any]]]:
         """Key and values that the destination last confirmed, by action key.
@@ -217,6 +240,7 @@ class Ledger:
         repeatable: bool,
         read_at: datetime | None = None,
         sandbox: bool = False,
+        lane: str = "batch",
     ) -> int:
         """Write a plan's changes in one transaction and return how many rows it touched.
 
@@ -246,6 +270,7 @@ class Ledger:
                 "priority": spec.policies.priority,
                 "read_at": read_at or datetime.now(UTC),
                 "sandbox": sandbox,
+                "lane": lane,
             }
             conflict = SKIP_KNOWN if spec.is_message else REPLACE_WAITING
             cursor.execute(INSERT + conflict, parameters)

@@ -20,6 +20,7 @@ KNOWN_MESSAGES = """
 select action_key, state, null, null, null, null, null, null, customer_id, trigger_id
 from actions
 where sync = %(sync)s and mode = 'message'
+    and (%(customers)s::text[] is null or customer_id = any(%(customers)s))
 """
 
 # In the order of the keys, so that neighbours in the table, and so in a claim, are neighbours in
@@ -28,7 +29,7 @@ INSERT = """
 insert into actions as a (
     action_key, sync, destination, mode, row_key, customer_id, trigger_id, payload_hash, payload,
     state, reason, policy, expires_at, event_at, next_attempt_at, repeatable, channel, priority,
-    planned_at
+    planned_at, lane
 )
 select
     action_key, %(sync)s, %(destination)s, %(mode)s, row_key, customer_id, trigger_id,
@@ -39,7 +40,8 @@ select
     expires_at, event_at,
     case when change in ('expired', 'suppressed') then null
          else least(coalesce(event_at, now()), now()) end,
-    %(repeatable)s, %(channel)s, %(priority)s, %(read_at)s
+    %(repeatable)s, %(channel)s, %(priority)s, %(read_at)s,
+    %(lane)s
 from incoming
 where change not in ('leave', 'revert', 'gone')
 order by action_key

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from syncs import destinations
 from syncs.destinations import Destination, Sandbox
+from syncs.express import Express
 from syncs.facts import ReadFacts
 from syncs.http import Http
 from syncs.ledger import Ledger, SyncBusy
@@ -176,6 +177,20 @@ class Pusher:
         rules = Rules(spec, facts, self._channel_caps)
         return samples_of(self._ledger, spec, destination, target, rules, connection, customer_id)
 
+    @contextlib.contextmanager
+    def express(self, spec: SyncSpec, facts: ReadFacts) -> Iterator[Express]:
+        """A way to send messages of one sync at once, beside its runs. For one thread.
+
+        Raises SyncError when the destination's settings are incomplete.
+        """
+        destination, target = self._aim(spec)
+        lane = self._lane(destination, target)
+        with self._ledger.worker(spec.name, alone=False) as worker:
+            yield Express(
+                self._ledger, worker, spec, destination, target, self._http, lane, self._pace,
+                Rules(spec, facts, self._channel_caps),
+            )  # fmt: skip
+
     def _aim(self, spec: SyncSpec) -> tuple[Destination, Target[Any]]:
         destination = destinations.load(spec.destination).of(spec.object)
         target = destinations.aim(
@@ -198,7 +213,8 @@ class Pusher:
     ) -> bool:
         """Plan and write the intents down, unless the blast limit says to ask first."""
         read_at = self._ledger.now()
-        with contextlib.closing(plan()) as planned:
+        alone = self._ledger.planning(spec.name) if spec.is_message else contextlib.nullcontext()
+        with alone, contextlib.closing(plan()) as planned:
             report.planned = planned.counts
             if planned.blocked and not approve:
                 report.status, report.message = "blocked", planned.blocked

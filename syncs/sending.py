@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -111,6 +111,7 @@ class Run:
     stop: str | None = None  # why no further request may be made in this run
     postponed: str | None = None  # why the last row that was not taken was not
     refusal: tuple[str, int] = ("", 0)  # the last refusal's words and how often in a row
+    on_send: Callable[[Sequence[Row]], None] | None = None  # told just before the first byte
     _secrets: list[str] = field(default_factory=list)
     _course: _Course = field(default_factory=_Course)
     _claiming: threading.Lock = field(default_factory=threading.Lock)
@@ -230,6 +231,26 @@ class Run:
             if course.progress is not None:
                 course.progress(self.spec.name, min(course.finished, course.total), course.total)
 
+    def send_of(self, keys: Collection[str]) -> None:
+        """Send those of these messages that are due, and leave what must wait to the runs."""
+        self._secrets = destinations.secrets(self.target)
+        while self.stop is None and not self.lane.held():
+            batch = self.worker.claim(
+                self.spec,
+                self.destination.batch_size,
+                self._judge,
+                max_bytes=self.destination.batch_bytes,
+                keys=keys,
+                sandbox=self.target.sandbox,
+            )
+            self._count(batch.withheld)
+            if batch.send:
+                self._deliver_batch(batch)
+            elif not batch.withheld:
+                return
+        if self.stop is not None:
+            self.report.status, self.report.message = "failed", self.stop
+
     def _leave(self, message: str | None) -> None:
         wait = self.ledger.next_due(self.spec.name)
         if wait is not None:
@@ -325,6 +346,8 @@ class Run:
         if closed := self.lane.take():
             return _unsent(rows, self._why_held(closed), closed)
         self.worker.check()
+        if self.on_send is not None:
+            self.on_send(rows)
         effect = True
         started = time.monotonic()
         try:

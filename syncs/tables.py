@@ -20,7 +20,7 @@ STATES = (
 #: States in which something is still to be done.
 WAITING = ("planned", "retrying")
 
-VERSION = 4
+VERSION = 5
 
 metadata = sa.MetaData()
 _moment = sa.DateTime(timezone=True)
@@ -76,6 +76,8 @@ actions = sa.Table(
     sa.Column("channel", sa.Text),
     sa.Column("priority", sa.Integer, nullable=False, server_default="0"),
     sa.Column("worker", sa.Integer),
+    # Which lane recorded the intent: batch or hot. Null before there were two.
+    sa.Column("lane", sa.Text),
 )
 _todo = sa.text("state in ('planned', 'retrying', 'rejected')")
 sa.Index("actions_due", actions.c.sync, actions.c.next_attempt_at, postgresql_where=_todo)
@@ -162,4 +164,5 @@ UPGRADES = {
     drop index if exists ix_attempts_action_key, actions_customer;
     create index actions_customer on actions (customer_id) where mode = 'message';
     """,
+    5: "alter table actions add column if not exists lane text",
 }

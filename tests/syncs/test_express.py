@@ -1,0 +1,137 @@
+"""Messages at once, beside the runs of their sync: recorded before they leave, and sent once."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+
+import duckdb
+import pytest
+import sqlalchemy as sa
+from syncs_support import Reply, Request, Vendor, alerts, facts, make_pusher, webhook_spec
+
+from syncs.ledger import Ledger, action_key, actions
+from syncs.operations import pause
+from syncs.policies import Policies
+from syncs.push import Pusher
+from syncs.spec import SyncSpec
+
+Lake = duckdb.DuckDBPyConnection
+PEOPLE = """
+create or replace table identity_map as select
+    'user:' || t as id_key, 'c-' || t as customer_id, 'c-' || t as solo_customer_id,
+    false as is_shared from (select unnest($triggers) as t);
+create or replace table identity_edges as select '' as id_key, '' as other_id_key where false
+"""
+
+
+def received(vendor: Vendor) -> Counter[str]:
+    return Counter(request.json["data"]["words"] for request in vendor.requests)
+
+
+def keys(spec: SyncSpec, triggers: list[str]) -> list[str]:
+    return [action_key(spec.name, f"c-{trigger}", trigger) for trigger in triggers]
+
+
+def record_and_send(
+    pusher: Pusher, lake: Lake, spec: SyncSpec, triggers: list[str], only: list[str] | None = None
+) -> None:
+    for statement in PEOPLE.split(";"):
+        lake.execute(statement, {"triggers": triggers} if "$triggers" in statement else None)
+    with pusher.express(spec, facts(lake)) as express:
+        names = [f"c-{trigger}" for trigger in triggers]
+        express.record(lake, "alerts", schema="main", customers=names, lane="hot")
+        express.send(keys(spec, triggers if only is None else only))
+
+
+def test_both_lanes_together_send_each_message_once(
+    pusher: Pusher, vendor: Vendor, lake: Lake, ledger: Ledger
+) -> None:
+    """While a run of the sync is under way, and the run afterwards, and once more."""
+    spec = webhook_spec()
+    triggers = [f"t{number}" for number in range(40)]
+    alerts(lake, triggers)
+    other = make_pusher(ledger, vendor.url)
+    run = threading.Thread(target=lambda: other.run(spec, lake.cursor()))
+    run.start()
+    record_and_send(pusher, lake.cursor(), spec, triggers)
+    run.join()
+    pusher.run(spec, lake)
+    record_and_send(pusher, lake, spec, triggers)
+    assert received(vendor) == {f"words {trigger}": 1 for trigger in triggers}
+
+
+def test_the_ledger_says_which_lane_recorded_it(
+    pusher: Pusher, vendor: Vendor, lake: Lake, ledger: Ledger
+) -> None:
+    spec = webhook_spec()
+    alerts(lake, ["a"])
+    record_and_send(pusher, lake, spec, ["a"])
+    alerts(lake, ["a", "b"])
+    pusher.run(spec, lake)
+    with ledger.engine.connect() as connection:
+        lanes = connection.execute(sa.select(actions.c.trigger_id, actions.c.lane)).all()
+    assert dict(lanes) == {"a": "hot", "b": "batch"}  # type: ignore[arg-type]
+
+
+def test_only_what_was_asked_for_leaves(pusher: Pusher, vendor: Vendor, lake: Lake) -> None:
+    spec = webhook_spec()
+    alerts(lake, ["a", "b"])
+    record_and_send(pusher, lake, spec, ["a", "b"], only=["b"])
+    assert received(vendor) == {"words b": 1}
+    pusher.run(spec, lake)
+    assert received(vendor) == {"words a": 1, "words b": 1}
+
+
+def test_a_message_is_on_disk_before_its_first_byte(
+    pusher: Pusher, vendor: Vendor, lake: Lake, ledger: Ledger
+) -> None:
+    states = []
+
+    def look(request: Request) -> Reply:
+        with ledger.engine.connect() as connection:
+            states.extend(connection.scalars(sa.select(actions.c.state)))
+        return Reply()
+
+    vendor.answer = look
+    alerts(lake, ["a"])
+    record_and_send(pusher, lake, webhook_spec(), ["a"])
+    assert states == ["sending"]
+
+
+def test_facts_that_cannot_be_read_hold_everything_back(
+    pusher: Pusher, vendor: Vendor, lake: Lake, ledger: Ledger
+) -> None:
+    spec = webhook_spec(policies=Policies(consent="marketing"))
+    alerts(lake, ["a"])
+    reader = facts(lake)
+    for statement in PEOPLE.split(";"):
+        lake.execute(statement, {"triggers": ["a"]} if "$triggers" in statement else None)
+    lake.execute("drop table customer_consents")
+    with pusher.express(spec, reader) as express:
+        express.record(lake, "alerts", schema="main", customers=["c-a"], lane="hot")
+        report = express.send(keys(spec, ["a"]))
+    assert report.status == "paused" and not vendor.requests
+    assert ledger.counts(spec.name) == {"planned": 1}
+
+
+def test_a_paused_sync_sends_nothing(
+    pusher: Pusher, vendor: Vendor, lake: Lake, ledger: Ledger
+) -> None:
+    spec = webhook_spec()
+    pause(ledger, spec.name, by="ada")
+    alerts(lake, ["a"])
+    record_and_send(pusher, lake, spec, ["a"])
+    assert not vendor.requests and ledger.counts(spec.name) == {"planned": 1}
+
+
+@pytest.mark.parametrize("status", [500, 429])
+def test_what_must_wait_is_left_to_the_runs(
+    pusher: Pusher, vendor: Vendor, lake: Lake, ledger: Ledger, status: int
+) -> None:
+    spec = webhook_spec()
+    vendor.play(Reply(status), Reply())
+    alerts(lake, ["a"])
+    record_and_send(pusher, lake, spec, ["a"])
+    pusher.run(spec, lake)
+    assert ledger.counts(spec.name) == {"delivered": 1}

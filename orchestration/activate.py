@@ -76,7 +76,7 @@ def run_syncs(
     warehouse.ensure(settings)
     chosen = specs(settings, name)
     with lake.connect(settings) as connection:
-        return _pusher(settings).run_all(
+        return pusher(settings).run_all(
             chosen,
             connection,
             facts=facts(settings, connection.cursor),
@@ -93,14 +93,18 @@ def run_syncs(
         )
 
 
-def facts(settings: Settings, connect: Callable[[], DuckDBPyConnection]) -> LakeFacts:
-    """What policies need to know, from the models of this home's lake."""
+def facts(
+    settings: Settings,
+    connect: Callable[[], DuckDBPyConnection],
+    schema: str = f"{lake.CATALOG}.{lake.SCHEMA}",
+) -> LakeFacts:
+    """What policies need to know, from the models of this home's lake or of another schema."""
     from syncs.facts import LakeFacts
     from syncs.policies import time_zone
 
     zone = time_zone(settings.time_zone)
     assert zone is not None  # the setting was checked
-    return LakeFacts(connect, fallback=zone)
+    return LakeFacts(connect, schema, fallback=zone)
 
 
 def samples(settings: Settings, name: str, customer: str | None) -> list[Sample]:
@@ -132,7 +136,7 @@ def samples(settings: Settings, name: str, customer: str | None) -> list[Sample]
                 why = "has no row in" if found else "is nobody known, and has no row in"
                 raise Fatal(f"{customer} {why} {spec.model}; of {count:,} that do: {some}")
             found = some.split(", ")[0]
-        return _pusher(settings).samples(
+        return pusher(settings).samples(
             spec,
             connection,
             found or str(customer),
@@ -168,7 +172,7 @@ def held_out(settings: Settings) -> set[str]:
 def ledger(settings: Settings) -> Ledger:
     """The delivery ledger of this home."""
     warehouse.ensure(settings)
-    return _pusher(settings).ledger
+    return pusher(settings).ledger
 
 
 def trim_ledger(settings: Settings) -> dict[str, int]:
@@ -243,7 +247,8 @@ def serve_sandbox(settings: Settings, scenario: str | None = None, seed: int = 0
     )
 
 
-def _pusher(settings: Settings) -> Pusher:
+def pusher(settings: Settings) -> Pusher:
+    """The pusher of this process, which keeps its connections."""
     caps = tuple(sorted(settings.message_caps.items()))
     return _kept_pusher(postgres.start(settings).ledger, _sandbox(settings), caps)
 

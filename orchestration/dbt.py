@@ -90,6 +90,34 @@ def invoke(
             transaction.end(commit=True)
 
 
+def compile_models(
+    names: Sequence[str], settings: Settings, *, target: str, target_dir: Path
+) -> dict[str, str]:
+    """The SQL of these models as dbt compiles it for another target, by name.
+
+    `target_dir` keeps what dbt remembers of that target apart from the home's own.
+
+    Raises:
+        DbtFailed: with dbt's words.
+    """
+    result = _call(
+        [
+            "compile",
+            "--select",
+            *names,
+            "--target",
+            target,
+            "--no-write-json",
+            "--log-level",
+            "none",
+        ],
+        settings,
+        directory=target_dir,
+        warm=False,
+    )
+    return {node.node.name: node.node.compiled_code for node in result.results}
+
+
 def stream(
     args: Sequence[str],
     settings: Settings,
@@ -125,6 +153,8 @@ def _call(
     as_of: datetime | None = None,
     *,
     whole: bool = False,
+    directory: Path | None = None,
+    warm: bool = True,
 ) -> Any:
     from dbt.cli.main import dbtRunner
     from dbt_common.events.functions import msg_to_dict
@@ -133,14 +163,15 @@ def _call(
         if on_event is not None and message.info.name in TOLD:
             on_event(msg_to_dict(message))
 
-    warm = _warm[1] if _warm and _warm[0] >= _project_mtime() else None
+    kept = _warm[1] if warm and _warm and _warm[0] >= _project_mtime() else None
+    directory = directory or target_dir(settings)
     values = variables(settings, as_of) | ({"one_transaction": True} if whole else {})
-    result = dbtRunner(manifest=warm, callbacks=[tell]).invoke(
+    result = dbtRunner(manifest=kept, callbacks=[tell]).invoke(
         [
             *args,
             *("--project-dir", str(DBT_PROJECT), "--profiles-dir", str(DBT_PROJECT)),
-            *("--target-path", str(target_dir(settings))),
-            *("--log-path", str(target_dir(settings) / "logs"), "--log-level-file", "info"),
+            *("--target-path", str(directory)),
+            *("--log-path", str(directory / "logs"), "--log-level-file", "info"),
             *("--vars", json.dumps(values), "--quiet", "--no-use-colors"),
         ]
     )

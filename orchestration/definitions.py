@@ -5,7 +5,7 @@ from __future__ import annotations
 from dagster import Definitions
 
 from orchestration import dbt, jobs, sensors
-from orchestration.assets import ingest, models, syncs
+from orchestration.assets import hot, ingest, models, syncs
 from orchestration.settings import Settings, load_settings
 
 
@@ -19,12 +19,13 @@ def build_definitions(settings: Settings) -> Definitions:
         assets=[
             *ingest.build_producer_assets(settings),
             ingest.load_events,
+            hot.SPEC,
             tables,
             every_batch,
             sync_assets,
             after_sync,
         ],
-        asset_checks=[ingest.micro_batch_keeps_up],
+        asset_checks=[ingest.micro_batch_keeps_up, *hot.CHECKS],
         jobs=[
             *jobs.build_asset_jobs(manifest, tables, every_batch, after_sync, sync_assets),
             jobs.maintenance,

@@ -16,7 +16,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 
 from orchestration import activate, lake
 from orchestration import ingest as ingest_room
-from orchestration.assets import ingest, models
+from orchestration.assets import hot, ingest, models
 from orchestration.settings import load_settings
 
 MICRO_BATCH = models.MICRO_BATCH
@@ -55,8 +55,8 @@ def build_asset_jobs(
         _one_process(DELIVER, act, "Sends again what is due."),
         _one_process(
             RESULTS,
-            without_checks(results) | lag,
-            "Brings the ledger's outcomes into the lake, and looks whether micro-batches lag.",
+            without_checks(results) | lag | AssetSelection.checks(*hot.KEEPS_UP),
+            "Brings the ledger's outcomes into the lake, and looks whether a lane lags.",
         ),
         _one_process(
             SOURCES,
@@ -65,7 +65,7 @@ def build_asset_jobs(
         ),
         _one_process(
             DAILY,
-            load | all_models | act | results,
+            load | all_models | act | results | AssetSelection.checks(*hot.AGREES),
             "Loads, builds and tests everything, also what a micro-batch leaves out, and acts.",
         ),
     ]

@@ -57,12 +57,20 @@ def status(settings: Settings) -> dict[str, Any]:
         "lanes": {"micro_batch": lanes.micro_batch(settings)},
         "writer": lake.current_writer(settings),
         "deliveries": ledger_counts(settings),
+        "hot": hot_state(settings),
         "serving": {
             "collector": port_answers(settings.host, settings.collector_port),
             "dagster": port_answers(settings.host, settings.dagster_port),
             "sandbox": port_answers(settings.host, settings.sandbox_port),
         },
     }
+
+
+def hot_state(settings: Settings) -> dict[str, Any] | None:
+    """How the hot lane is, and how fast it was; None if it never ran."""
+    from orchestration.hot.reporting import read_state
+
+    return read_state(settings)
 
 
 def ledger_counts(settings: Settings) -> dict[str, dict[str, int]]:
@@ -98,6 +106,8 @@ def print_status(state: dict[str, Any], console: Console) -> None:
         for sync, counts in state["deliveries"].items():
             syncs.add_row(sync, *(f"{counts[name]:,}" if name in counts else "" for name in states))
         console.print(syncs)
+    if state["hot"]:
+        _print_hot(state["hot"], console)
     _print_sources(state["sources"], console)
     _print_lanes(state["lanes"], console)
     age = state["seconds_since_build"]
@@ -135,6 +145,27 @@ def _print_lanes(measured: dict[str, dict[str, Any]], console: Console) -> None:
                 shown.add_row(name, f"{found['count']:,}", *cells)
     if shown.row_count:
         console.print(shown)
+
+
+def _print_hot(hot: dict[str, Any], console: Console) -> None:
+    from orchestration.cli.console import table
+
+    columns = ("sent", "p50", "p95", "p99", "waiting", "expired", "left")
+    shown = table("Hot lane, seconds from accepted to sent", "sync", *columns, right=columns)
+    for sync, counts in hot["syncs"].items():
+        found = hot["latency"].get(sync, {})
+        times = (f"{found[name]:.2f}" if found else "" for name in ("p50", "p95", "p99"))
+        numbers = (counts[name] for name in ("waiting", "expired", "left"))
+        shown.add_row(sync, f"{found.get('count', 0):,}", *times, *(f"{n:,}" for n in numbers))
+    console.print(shown)
+    how = "runs" if hot["running"] else "[red]does not run[/]"
+    console.print(
+        f"It {how}: {hot['behind']:,} records behind, {hot['customers_waiting']:,} customers wait, "
+        f"{hot['timers']:,} timers; {hot['rows']:,} events of {hot['customers']:,} customers in "
+        "memory." + (" It waits for the warehouse to catch up." if hot["held_back"] else "")
+    )
+    for model, reason in hot["refused"].items():
+        console.print(f"{model} does not run hot: it {reason}.", highlight=False, markup=False)
 
 
 def _print_sources(reports: list[dict[str, Any]], console: Console) -> None:

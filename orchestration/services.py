@@ -30,6 +30,11 @@ def relay(settings: Settings) -> list[Process]:
     return [Process("relay", [sys.executable, "-m", "orchestration.cli", "relay"])]
 
 
+def hot() -> Process:
+    """The hot lane. Nobody waits for it: what it misses the micro-batch does."""
+    return Process("hot", [sys.executable, "-m", "orchestration.cli", "hot"], env=_ENV)
+
+
 def sandbox(settings: Settings) -> Process:
     return _own("sandbox", "sandbox", settings, settings.sandbox_port)
 

@@ -103,6 +103,11 @@ class Settings(BaseSettings):
     source_refresh_seconds: float = Field(
         300, ge=5, description="How often sources that are tables are read: CRM, help desk."
     )
+    hot_window_rows: int = Field(
+        1_000_000,
+        ge=10_000,
+        description="Events that the hot lane keeps in memory; about 1 KB each.",
+    )
     log_url: SecretStr | None = Field(
         None, description="kafka://host:port/topic in the place of the log on disk."
     )

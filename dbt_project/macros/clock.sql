@@ -1,7 +1,10 @@
 {# The moment a model looks from: var('as_of'), else the start of this run. A view outlives the run
-   that created it, so it asks the clock when it is read. #}
+   that created it, so it asks the clock when it is read.
+   The hot lane compiles once and tells each batch its moment. #}
 {% macro as_of_ts() -%}
-    {%- if var('as_of', none) -%}
+    {%- if target.name == 'hot' -%}
+        cast(getvariable('as_of') as {{ type_of('timestamp') }})
+    {%- elif var('as_of', none) -%}
         {{ timestamp_literal(var('as_of')) }}
     {%- elif model is defined and model.resource_type == 'model' and model.config.materialized == 'view' -%}
         {{ current_utc() }}

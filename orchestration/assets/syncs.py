@@ -17,6 +17,7 @@ from dagster import (
 )
 
 from orchestration import activate
+from orchestration.assets import hot
 from orchestration.settings import load_settings
 from syncs.report import SyncReport
 from syncs.spec import SyncSpec, load_specs
@@ -49,7 +50,7 @@ def build_sync_assets(manifest: Mapping[str, Any]) -> AssetsDefinition:
     ]
     ledger = AssetSpec(
         LEDGER,
-        deps=[sync_key(spec) for spec in declared],
+        deps=[*(sync_key(spec) for spec in declared), hot.ACTIONS],
         description="Every action's intent, attempts and outcome; it alone decides what is sent.",
         group_name="destinations",
         kinds={"postgres"},

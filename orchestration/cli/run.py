@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestration.cli.console import UserError, console
+from orchestration.cli.console import Json, UserError, console, print_json
 from orchestration.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ class running:  # noqa: N801 - reads as what it is: `with running(settings):`
             # Before the collector: an import writes the log itself, and it has one writer.
             self._prepare()
             with console.status("starting collector and Dagster …"):
-                self._supervisor.start(services.collector(settings), *services.code(settings))
+                self._supervisor.start(services.collector(settings), services.hot())
+                self._supervisor.start(*services.code(settings))
                 self._supervisor.start(*services.dagster(settings), *services.relay(settings))
         except BaseException:
             self._supervisor.stop()
@@ -139,6 +140,32 @@ def relay() -> None:
         stop_on_signals(),
         lambda: console.print(f"Messages of {names} go into the event log. Ctrl-C stops."),
     )
+
+
+def hot(
+    check: Annotated[
+        bool, typer.Option("--check", help="Say which models run hot, and why others do not.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Act on signals tagged hot within seconds of the event. `signalbox up` starts it.
+
+    Example: [bold]signalbox hot --check[/]
+    """
+    import logging
+
+    from orchestration.hot import check as checks
+    from orchestration.hot import service
+
+    settings = load_settings()
+    if not check:
+        logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+        logging.getLogger("signalbox.hot").setLevel(logging.INFO)
+        service.serve(settings, stop_on_signals())
+    elif as_json:
+        print_json(checks.report(settings))
+    else:
+        checks.show(checks.report(settings), console)
 
 
 def sandbox(

@@ -1,0 +1,92 @@
+"""The hot lane in the one graph: what it sent, whether it keeps up, whether it agrees."""
+
+import time
+from datetime import UTC, datetime, timedelta
+
+from dagster import (
+    AssetCheckExecutionContext,
+    AssetCheckResult,
+    AssetChecksDefinition,
+    AssetCheckSeverity,
+    AssetKey,
+    AssetSpec,
+    asset_check,
+)
+
+from orchestration.assets.ingest import EVENT_LOG
+from orchestration.hot import reporting
+from orchestration.hot.parity import compare
+from orchestration.settings import load_settings
+
+ACTIONS = AssetKey(list(reporting.ACTIONS))
+#: Seconds that an event may wait for the lane before it is an alarm.
+MAX_LAG = 10.0
+
+SPEC = AssetSpec(
+    ACTIONS,
+    deps=[EVENT_LOG.key],
+    description=(
+        "Messages that left within seconds of their event: the SQL of the models tagged hot, on a "
+        "database in memory. One event here for each second with work."
+    ),
+    group_name="destinations",
+    kinds={"duckdb"},
+)
+
+
+@asset_check(
+    asset=ACTIONS,
+    name="keeps_up",
+    description=f"The lane runs, and no event has waited for it longer than {MAX_LAG:.0f} s.",
+)
+def keeps_up() -> AssetCheckResult:
+    state = reporting.read_state(load_settings())
+    if state is None:
+        return AssetCheckResult(
+            passed=True, metadata={"lane": "never ran here; the micro-batch acts alone"}
+        )
+    late = state["behind"] > 0 and state["lag_seconds"] > MAX_LAG
+    problems = {
+        sync: counts["problem"] for sync, counts in state["syncs"].items() if counts["problem"]
+    }
+    passed = state["running"] and not state["held_back"] and not late and not problems
+    return AssetCheckResult(
+        passed=passed,
+        severity=AssetCheckSeverity.WARN,
+        metadata={
+            "running": state["running"],
+            "last said so, seconds ago": round(time.time() - state["at"], 1),
+            "records behind": state["behind"],
+            "lag seconds": state["lag_seconds"],
+            "waits for the warehouse": state["held_back"],
+            **{f"{sync}": problem for sync, problem in problems.items()},
+        },
+    )
+
+
+@asset_check(
+    asset=ACTIONS,
+    name="agrees_with_the_warehouse",
+    description="Yesterday's actions of both lanes, by the ledger and the models: no difference.",
+)
+def agrees(context: AssetCheckExecutionContext) -> AssetCheckResult:
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    found = compare(load_settings(), today - timedelta(days=1), today)
+    for line in found.differences[:50]:
+        context.log.info("%s", line)
+    return AssetCheckResult(
+        passed=not found.not_derived,
+        severity=AssetCheckSeverity.WARN,
+        metadata={
+            "by the hot lane": found.hot,
+            "by the micro-batch": found.batch,
+            "acted on hot, not derived by the warehouse": len(found.not_derived),
+            "left to the micro-batch": len(found.missed),
+            "differences": found.differences[:50],
+        },
+    )
+
+
+CHECKS: list[AssetChecksDefinition] = [keeps_up, agrees]
+KEEPS_UP = tuple(keeps_up.check_keys)
+AGREES = tuple(agrees.check_keys)

@@ -1,0 +1,276 @@
+"""The loop: from the log's end over the window to the senders.
+
+Each turn takes in what the log has grown by, adds the customers for whom a time has come, and runs
+the models over those that were touched, the latest first. Everything of a customer is run at once,
+so the order of a customer's events is kept whatever the order of the customers.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from orchestration.hot.history import History, Snapshot
+from orchestration.hot.project import HotError, Project
+from orchestration.hot.sender import Messages, Sender, key_of
+from orchestration.hot.window import SCHEMA, Ran, Touched, Window
+
+if TYPE_CHECKING:
+    from ingestion.open_log import Reader
+    from syncs.spec import SyncSpec
+
+log = logging.getLogger("signalbox.hot")
+
+CHUNK = 2_000  # records staged at a time
+CATCH_UP = 20_000  # records behind from which on nothing is run for so many seconds
+CATCH_UP_SECONDS = 30.0
+MAX_GROUPS = 500  # customers run at a time
+SLOW_SECONDS = 0.1  # what the models with a row for each day may take of a turn, about
+POLL_SECONDS = 0.005
+BROKER_POLL_SECONDS = 0.05
+FOLLOW_SECONDS = 30.0
+_SEEN = 200_000  # action keys that need not be planned again
+
+
+class Lane:
+    """One lane on one log. `turn` belongs to one thread, `follow` to another."""
+
+    def __init__(
+        self,
+        project: Project,
+        specs: list[SyncSpec],
+        history: History,
+        window: Window,
+        reader: Reader,
+        senders: dict[str, Sender],
+        *,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self.project = project
+        self.window = window
+        self.position = 0
+        self.end = 0
+        self.batches = 0
+        self.events = 0
+        self.evaluated = 0
+        self._specs = specs
+        self._history = history
+        self._reader = reader
+        self._senders = senders
+        self._clock = clock
+        self._due: list[tuple[datetime, int]] = []
+        self._known_due: set[tuple[datetime, int]] = set()
+        self._seen: OrderedDict[str, None] = OrderedDict()
+        # Touched, and not yet run through the models that take a row for each day.
+        self._slow: dict[int, Touched] = {}
+        self._slow_groups = 20
+        self._ran_at = time.monotonic()
+        self._fresh: Snapshot | None = None
+        self._mutex = threading.Lock()
+
+    @property
+    def behind(self) -> int:
+        """Records of the log that are not yet taken in."""
+        return max(self.end - self.position, 0)
+
+    @property
+    def waiting(self) -> int:
+        """Customers who are touched and not yet run."""
+        return len(self.window.pending)
+
+    @property
+    def slow_waiting(self) -> int:
+        """Customers whom the models with a row for each day have yet to see again."""
+        return len(self._slow)
+
+    @property
+    def timers(self) -> int:
+        """Customers for whom a time is waited for."""
+        return len(self._due)
+
+    @property
+    def lag_seconds(self) -> float:
+        """How long the oldest event that is taken in, and not yet run, has waited."""
+        waiting = [touched.since for touched in list(self.window.pending.values())]
+        return max(time.time() - min(waiting), 0.0) if waiting else 0.0
+
+    def start(self) -> None:
+        """Read the lake, and stand where its last build stood.
+
+        Raises HotError when the models are not built, or the log no longer has what follows.
+        """
+        import duckdb
+
+        try:
+            snapshot = self._history.follow()
+        except duckdb.CatalogException as error:
+            missing = str(error).partition("\n")[0]
+            raise HotError(f"the models are not built ({missing}); run signalbox build") from None
+        self.window.adopt(snapshot)
+        self.position = snapshot.position + 1
+        first = self._reader.first()
+        if first > self.position and self._reader.end() > first:
+            raise HotError(
+                f"the models have read the log up to {snapshot.position}, and the oldest record "
+                f"that is kept is {first}; load and build first (signalbox load, signalbox build)"
+            )
+        self.position = max(self.position, first)
+        for customer, due_at in snapshot.waiting:
+            self._wait_for(customer, due_at)
+
+    def follow(self) -> None:
+        """Copy what the lake has built since; the next turn goes on with it."""
+        fresh = self._history.follow()
+        with self._mutex:
+            self._fresh = fresh
+
+    def turn(self) -> bool:
+        """One round; false if there was nothing to do."""
+        self._adopt()
+        worked = self._stage()
+        if self.behind > CATCH_UP and time.monotonic() - self._ran_at < CATCH_UP_SECONDS:
+            return True  # a backlog is taken in first, so that the latest can go first
+        self._ran_at = time.monotonic()
+        self._fall_due()
+        marks = self.window.take(MAX_GROUPS)
+        if not marks and not self._slow:
+            return worked
+        now = self._clock()
+        asked: dict[int, Touched] = {}
+        if marks:
+            asked = self._quick(marks, now)
+        if not self.window.pending and self.behind == 0:
+            share = sorted(self._slow, key=lambda number: -self._slow[number].log_seq)
+            asked |= {number: self._slow[number] for number in share[: self._slow_groups]}
+        if asked:
+            self._thorough(asked, now)
+        return True
+
+    def _quick(self, marks: dict[int, Touched], now: datetime) -> dict[int, Touched]:
+        """Run what takes little time; returns for whom a message needs the rest at once."""
+        ran = self.window.evaluate(marks, now, self.project.quick_models)
+        self.batches += 1
+        self.evaluated += len(ran)
+        for customer, due_at in self.window.waiting():
+            if due_at > now:
+                self._wait_for(customer, due_at)
+        needed: dict[int, Touched] = {}
+        for spec in self._specs:
+            if spec.model in self.project.quick_syncs:
+                self._hand_over(spec, ran)
+                continue
+            for signal in self.project.signals_of(spec.model):
+                if signal in self.project.quick_models:
+                    for name in self._fresh_signals(spec, signal, now) & ran.keys():
+                        needed[ran[name].number] = ran[name].touched
+        if len(self.project.quick_syncs) < len(self._specs):
+            self._slow |= {one.number: one.touched for one in ran.values()}
+        return needed
+
+    def _thorough(self, marks: dict[int, Touched], now: datetime) -> None:
+        """Run everything; as many customers next time as SLOW_SECONDS allow."""
+        began = time.monotonic()
+        ran = self.window.evaluate(marks, now)
+        for spec in self._specs:
+            if spec.model not in self.project.quick_syncs:
+                self._hand_over(spec, ran)
+        for number in marks:
+            self._slow.pop(number, None)
+        if len(marks) >= self._slow_groups:
+            took = time.monotonic() - began
+            fitting = int(len(marks) * SLOW_SECONDS / max(took, 0.001))
+            self._slow_groups = max(5, min(fitting, 2 * self._slow_groups, MAX_GROUPS))
+
+    def _fresh_signals(self, spec: SyncSpec, signal: str, now: datetime) -> set[str]:
+        """Whose signal of the last slice may make a message that was not looked at yet."""
+        rows = self.window.main.execute(
+            f'select customer_id, trigger_id from {SCHEMA}."{signal}" where expires_at > ?', [now]
+        ).fetchall()
+        return {
+            customer
+            for customer, trigger in rows
+            if key_of(spec, customer, trigger) not in self._seen
+        }
+
+    def _stage(self) -> bool:
+        self.end = self._reader.end()
+        if self.end <= self.position or not self.window.has_room():
+            return False
+        deadline = time.monotonic() + 1.0
+        while self.position < self.end and time.monotonic() < deadline:
+            records = self._reader.read(self.position, CHUNK)
+            if not records:
+                break
+            self.window.stage(records)
+            self.position = records[-1][0] + 1
+            self.events += len(records)
+            if len(records) < CHUNK:
+                break
+        return True
+
+    def _fall_due(self) -> None:
+        now = self._clock()
+        while self._due and self._due[0][0] <= now:
+            due_at, customer = heapq.heappop(self._due)
+            self._known_due.discard((due_at, customer))
+            number = self.window.group_of_customer(customer)
+            if number is not None:
+                self.window.touch(number, Touched(self.position - 1, due_at.timestamp()))
+
+    def _wait_for(self, customer: int, due_at: datetime) -> None:
+        if (due_at, customer) not in self._known_due:
+            self._known_due.add((due_at, customer))
+            heapq.heappush(self._due, (due_at, customer))
+
+    def _hand_over(self, spec: SyncSpec, ran: dict[str, Ran]) -> None:
+        cursor = self.window.main
+        rows = cursor.execute(f'from {SCHEMA}."{spec.model}"').to_arrow_table()
+        if not rows.num_rows:
+            return
+        keys = [
+            key_of(spec, customer, trigger)
+            for customer, trigger in zip(
+                rows["customer_id"].to_pylist(), rows["trigger_id"].to_pylist(), strict=True
+            )
+        ]
+        fresh = [place for place, key in enumerate(keys) if key not in self._seen]
+        if not fresh:
+            return
+        for place in fresh:
+            self._seen[keys[place]] = None
+        while len(self._seen) > _SEEN:
+            self._seen.popitem(last=False)
+        rows = rows.take(fresh)
+        customers = rows["customer_id"].to_pylist()
+        self.window.keep_facts(customers)
+        people, edges = self.window.people()
+        names = {*people["customer_id"].to_pylist(), *people["solo_customer_id"].to_pylist()}
+        self._senders[spec.name].put(
+            Messages(
+                rows,
+                people,
+                edges,
+                frozenset(names),
+                {
+                    keys[place]: ran[customer].touched.since if customer in ran else time.time()
+                    for place, customer in zip(fresh, customers, strict=True)
+                },
+            )
+        )
+
+    def _adopt(self) -> None:
+        with self._mutex:
+            fresh, self._fresh = self._fresh, None
+        if fresh is not None:
+            self.window.adopt(fresh)
+            self.window.evict()
+            if all(sender.idle for sender in self._senders.values()):
+                self.window.forget_facts()
+            held = set(self.window.groups())
+            self._slow = {number: mark for number, mark in self._slow.items() if number in held}

@@ -1,0 +1,197 @@
+"""Promise 18: the hot lane and the warehouse derive the same actions from the same events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pytest
+from dbt_streams import NOW, arrivals, stream
+from dbt_warehouse import Message, Warehouse
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ingestion import raw_tables
+from orchestration.hot import project as projects
+from orchestration.hot.history import History
+from orchestration.hot.project import Project
+from orchestration.hot.window import Touched, Window
+from orchestration.settings import Settings
+
+STEADY = ["--exclude", "config.materialized:view", "tag:daily", "tag:after_sync"]
+COMPARED = ["customers", "customer_timeline", "churn_scores_daily", "customer_consents"]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return projects.load(Settings(home=tmp_path_factory.mktemp("hot"), _env_file=None))
+
+
+class Hot:
+    """A window on the warehouse of a test, fed with rows as the log would hold them."""
+
+    def __init__(
+        self, project: Project, warehouse: Warehouse, directory: Path, max_rows: int = 100_000
+    ) -> None:
+        self.project = project
+        self._max_rows = max_rows
+        self._warehouse = warehouse
+        self.history = History(directory / "hot", self._connect, project, schema="main")
+        self._snapshot = self.history.follow()
+        self.window = self.fresh()
+
+    def fresh(self) -> Window:
+        """Another window on the lake as it was copied last."""
+        window = Window(self.project, self.history, max_rows=self._max_rows)
+        window.adopt(self._snapshot)
+        return window
+
+    def _connect(self) -> Any:
+        connection = duckdb.connect(str(self._warehouse.path))
+        connection.execute("set timezone = 'UTC'")
+        return connection
+
+    def follow(self) -> None:
+        self._snapshot = self.history.follow()
+        self.window.adopt(self._snapshot)
+        self.window.evict()
+
+    def take(self, messages: list[Message], first: int, window: Window | None = None) -> None:
+        schema = raw_tables.schema("events")
+        rows = [
+            dict(zip(schema.names, message.row(first + place)[:14], strict=False))
+            for place, message in enumerate(messages)
+        ]
+        (window or self.window).stage_events(pa.Table.from_pylist(rows, schema))
+
+    def actions(self, as_of: datetime) -> tuple[set[tuple[str, ...]], set[str]]:
+        """What the touched customers are to be sent, and who they are."""
+        ran = self.window.evaluate(self.window.take(), as_of)
+        return self.rows(self.project.syncs), set(ran)
+
+    def run(self, window: Window, as_of: datetime) -> None:
+        window.evaluate(window.take(), as_of)
+
+    def everybody(self, window: Window, as_of: datetime) -> None:
+        """Run the models over all that the window holds."""
+        window.evaluate(dict.fromkeys(window.groups(), Touched(0, 0.0)), as_of)
+
+    def rows(self, models: tuple[str, ...], window: Window | None = None) -> set[tuple[str, ...]]:
+        found: set[tuple[str, ...]] = set()
+        for model in models:
+            query = f"select customer_id, trigger_id from hot.{model}"
+            found |= {
+                (model, *row) for row in (window or self.window).main.execute(query).fetchall()
+            }
+        return found
+
+    def close(self) -> None:
+        self.window.close()
+        self.history.close()
+
+
+@pytest.fixture
+def warehouse(tmp_path: Path) -> Iterator[Warehouse]:
+    yield Warehouse(tmp_path)
+
+
+def of_warehouse(warehouse: Warehouse, models: tuple[str, ...], as_of: datetime) -> set[Any]:
+    """The actions that the sync models ask for, their views read at that moment."""
+    found = set()
+    for model in models:
+        for customer, trigger in warehouse.query(
+            f"select customer_id, trigger_id from main.{model}"
+        ):
+            found.add((model, customer, trigger))
+    return found
+
+
+@pytest.mark.parametrize("seed", [1])
+def test_the_same_actions_as_the_warehouse(
+    project: Project, warehouse: Warehouse, tmp_path: Path, seed: int
+) -> None:
+    """Late, shuffled, repeated and merging, with time passing: equal after every batch.
+
+    The window is so small that customers leave it and come back from the copy of the lake.
+    """
+    deliveries = arrivals(seed, stream(seed, size=260, days=9), batches=3)
+    warehouse.load(deliveries[0])
+    warehouse.dbt("seed")
+    warehouse.dbt("run", "--exclude", "tag:after_sync", as_of=NOW)
+    hot = Hot(project, warehouse, tmp_path, max_rows=60)
+    acted = 0
+    try:
+        for number, delivery in enumerate(deliveries[1:]):
+            as_of = NOW + timedelta(minutes=40 * number)
+            hot.take(delivery, warehouse.next_seq)
+            asked, touched = hot.actions(as_of)
+            warehouse.load(delivery)
+            warehouse.dbt("run", "--exclude", "tag:daily", "tag:after_sync", as_of=as_of)
+            derived = of_warehouse(warehouse, project.syncs, as_of)
+            assert asked == {action for action in derived if action[1] in touched}
+            for model in COMPARED:
+                assert_same_rows(hot, warehouse, model, touched)
+            acted += len(asked)
+            if number == 0:
+                hot.follow()
+        assert acted
+    finally:
+        hot.close()
+
+
+def assert_same_rows(hot: Hot, warehouse: Warehouse, model: str, touched: set[str]) -> None:
+    # What a shared device is by itself was first seen with others, too, who need not be here.
+    alone = "select customer_id from main.identity_map where is_shared"
+    touched = touched - {name for (name,) in warehouse.query(alone)}
+    columns = ", ".join(f"cast({name} as varchar)" for name in sorted(warehouse.columns(model)))
+    query = f"select customer_id, {columns} from {{}}.{model} order by all"
+    ours = hot.window.main.execute(query.format("hot")).fetchall()
+    theirs = warehouse.query(query.format("main"))
+    assert [row for row in ours if row[0] in touched] == [
+        row for row in theirs if row[0] in touched
+    ], f"{model} differs"
+
+
+@pytest.fixture(scope="module")
+def empty(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hot]:
+    """A built warehouse without an event, and the lane's copy of it."""
+    directory = tmp_path_factory.mktemp("empty")
+    warehouse = Warehouse(directory)
+    warehouse.dbt("seed")
+    warehouse.dbt("run", "--exclude", "tag:after_sync", as_of=NOW)
+    hot = Hot(project, warehouse, directory)
+    yield hot
+    hot.close()
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    batches=st.integers(2, 6),
+    size=st.integers(20, 90),
+)
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+def test_batches_in_any_order_end_as_one_batch_in_order(
+    project: Project, empty: Hot, seed: int, batches: int, size: int
+) -> None:
+    """Late, shuffled and repeated deliveries of the same messages end in the same rows."""
+    messages = stream(seed, size=size, days=9)
+    models = (*project.signals, *project.syncs)
+    with closing(empty.fresh()) as window:
+        # The first copy of a message decides its position in the log, in both.
+        log = [message for batch in arrivals(seed, messages, batches) for message in batch]
+        empty.take(log, 0, window)
+        empty.run(window, NOW)
+        expected = empty.rows(models, window)
+    with closing(empty.fresh()) as window:
+        first = 0
+        for batch in arrivals(seed, messages, batches):
+            empty.take(batch, first, window)
+            empty.run(window, NOW)
+            first += len(batch)
+        empty.everybody(window, NOW)
+        assert empty.rows(models, window) == expected

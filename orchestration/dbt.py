@@ -175,6 +175,15 @@ def _call(
             *("--vars", json.dumps(values), "--quiet", "--no-use-colors"),
         ]
     )
+    return succeeded(result)
+
+
+def succeeded(result: Any) -> Any:
+    """The result of a dbtRunner's invocation.
+
+    Raises:
+        DbtFailed: it failed; with the failing nodes and dbt's words.
+    """
     if result.success:
         return result.result
     raise DbtFailed(_explain(result))

@@ -36,7 +36,8 @@ class Plugin(BasePlugin):  # type: ignore[misc]
         if self.creds.schema == lake.SCHEMA and command in WRITING and not lake.is_writer():
             _become_writer(settings, command)
         warehouse.ensure(settings)
-        lake.attach(conn, settings, read_only=False)
+        # A target with a file of its own (evaluation) only reads the lake.
+        lake.attach(conn, settings, read_only=self.creds.database != lake.CATALOG)
         lake.attach_ledger(conn, settings)
 
     def configure_cursor(self, cursor: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dagster import Definitions
 
 from orchestration import dbt, jobs, sensors
-from orchestration.assets import hot, ingest, models, syncs
+from orchestration.assets import hot, ingest, learning, models, syncs
 from orchestration.settings import Settings, load_settings
 
 
@@ -24,6 +24,8 @@ def build_definitions(settings: Settings) -> Definitions:
             every_batch,
             sync_assets,
             after_sync,
+            learning.churn_model,
+            learning.customer_value_model,
         ],
         asset_checks=[ingest.micro_batch_keeps_up, *hot.CHECKS],
         jobs=[

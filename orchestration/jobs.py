@@ -16,7 +16,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 
 from orchestration import activate, lake
 from orchestration import ingest as ingest_room
-from orchestration.assets import hot, ingest, models
+from orchestration.assets import hot, ingest, learning, models
 from orchestration.settings import load_settings
 
 MICRO_BATCH = models.MICRO_BATCH
@@ -24,6 +24,7 @@ DELIVER = "deliver"
 SOURCES = "sources"
 RESULTS = "results"
 DAILY = "daily"
+TRAINING = "training"
 MAINTENANCE = "maintenance"
 
 
@@ -67,6 +68,11 @@ def build_asset_jobs(
             DAILY,
             load | all_models | act | results | AssetSelection.checks(*hot.AGREES),
             "Loads, builds and tests everything, also what a micro-batch leaves out, and acts.",
+        ),
+        _one_process(
+            TRAINING,
+            AssetSelection.assets(*learning.churn_model.keys, *learning.customer_value_model.keys),
+            "Learns from what became of past customers, and scores anew if that is better.",
         ),
     ]
 

@@ -131,6 +131,14 @@ SCHEDULES = [
         description="Builds and tests everything, also what a micro-batch leaves out.",
     ),
     ScheduleDefinition(
+        name="training",
+        job_name=jobs.TRAINING,
+        cron_schedule="35 0 * * *",
+        execution_timezone="UTC",
+        default_status=DefaultScheduleStatus.RUNNING,
+        description="Trains the models that learn, after the daily build.",
+    ),
+    ScheduleDefinition(
         name="sync_results",
         job_name=jobs.RESULTS,
         cron_schedule="* * * * *",

@@ -1,7 +1,8 @@
-{# The features that churn rules may name, one row per identified customer and day, as a select without a where.
+{# The features that churn rules may name, one row per identified customer and day, as a select without a where,
+   from customer_features_daily or a relation of the same columns.
    A drop compares the last 30 days with the 60 before, per 30 days: 0 is unchanged, 1 is nothing any more. It needs
    at least two months of acquaintance; without it, silence is no evidence. #}
-{% macro churn_features() -%}
+{% macro churn_features(relation=none) -%}
     select
         features.customer_id,
         features.as_of_date,
@@ -12,10 +13,16 @@
         features.days_since_last_purchase,
         features.cancellation_page_visits_30d,
         features.tickets_opened_30d,
+        features.active_days_30d,
         features.active_days_90d,
+        features.active_days_lifetime,
         features.purchases_lifetime,
         features.sessions_30d,
         features.purchases_30d,
+        features.purchases_90d,
+        features.logins_30d,
+        features.pricing_page_visits_30d,
+        features.tenure_days,
         features.subscription_expires_in_days,
         (features.sessions_90d - features.sessions_30d) / 2.0 as sessions_usual,
         (features.purchases_90d - features.purchases_30d) / 2.0 as purchases_usual,
@@ -27,19 +34,35 @@
             when features.tenure_days >= 60 and features.purchases_90d - features.purchases_30d >= 2
                 then 1 - 2.0 * features.purchases_30d / (features.purchases_90d - features.purchases_30d)
         end as purchase_drop,
+        {{ cast_to('features.revenue_lifetime', 'double') }} as revenue_lifetime,
+        case
+            when features.purchases_lifetime > 0
+                then {{ cast_to('features.revenue_lifetime', 'double') }} / features.purchases_lifetime
+        end as average_order_value,
+        case
+            when features.subscriptions_started_lifetime > features.subscriptions_cancelled_lifetime then 1
+            else 0
+        end as has_contract,
         21 - features.subscription_expires_in_days as subscription_days_used,
         case when features.emails_clicked_90d = 0 then features.emails_opened_90d end as emails_unclicked_90d
-    from {{ ref('customer_features_daily') }} as features
+    from {{ relation or ref('customer_features_daily') }} as features
+{%- endmacro %}
+
+{# The features that a rule, kept by hand or learned, may look at. #}
+{% macro churn_feature_names() -%}
+    {{ return([
+        'silence_ratio', 'days_since_last_seen', 'days_since_last_purchase', 'typical_gap_days', 'tenure_days',
+        'visit_drop', 'purchase_drop', 'active_days_30d', 'active_days_90d', 'active_days_lifetime',
+        'purchases_90d', 'purchases_lifetime', 'average_order_value', 'revenue_lifetime', 'logins_30d',
+        'cancellation_page_visits_30d', 'pricing_page_visits_30d', 'tickets_opened_30d',
+        'subscription_days_used', 'emails_unclicked_90d', 'has_contract',
+    ]) }}
 {%- endmacro %}
 
 {# The feature that a rule names, as a number; null where it is unknown. #}
 {% macro churn_feature_value(features, rules) -%}
     case {{ rules }}.feature
-        {% for name in [
-            'silence_ratio', 'days_since_last_seen', 'days_since_last_purchase', 'visit_drop', 'purchase_drop',
-            'cancellation_page_visits_30d', 'tickets_opened_30d', 'subscription_days_used', 'emails_unclicked_90d',
-            'active_days_90d', 'purchases_lifetime',
-        ] -%}
+        {% for name in churn_feature_names() -%}
             when '{{ name }}' then {{ features }}.{{ name }}
         {% endfor -%}
         when 'always' then 1

@@ -30,6 +30,8 @@
         'cancellation_page_visits': "event = 'Page Viewed' and lower(page_path) like '%cancel%'",
         'emails_opened': "event = 'Email Opened'",
         'emails_clicked': "event = 'Email Clicked'",
+        'subscriptions_started': "event = 'Subscription Started'",
+        'subscriptions_cancelled': "event = 'Subscription Cancelled'",
     }) }}
 {%- endmacro %}
 
@@ -37,6 +39,8 @@
 {% macro feature_windows() -%}
     {{ return({
         'active_days': [7, 30, 90],
+        'subscriptions_started': [],
+        'subscriptions_cancelled': [],
         'sessions': [7, 30, 90],
         'purchases': [7, 30, 90],
         'revenue': [7, 30, 90],
@@ -54,5 +58,78 @@
 
 {# What is also told since the first event. #}
 {% macro lifetime_features() -%}
-    {{ return(['active_days', 'sessions', 'purchases', 'revenue']) }}
+    {{ return(['active_days', 'sessions', 'purchases', 'revenue', 'subscriptions_started', 'subscriptions_cancelled']) }}
+{%- endmacro %}
+
+{# What customer_features_daily says of a day, told for a few days of any past, as a select: one row per customer
+   and day of `days` (as_of_date) by which something had happened. `happened` has one row per customer and day with
+   events (day, last_event_at, active_days (1 or 0), last_subscription_expiry_day, revenue, each of counted_events()).
+   Sparse where the other is dense: it costs days asked times days with events, not every day of the calendar. #}
+{% macro customer_features_on(happened, days) -%}
+    {%- set latest = {
+        'active': 'active_days > 0', 'purchase': 'purchases > 0', 'login': 'logins > 0',
+    } -%}
+    select
+        summed.customer_id,
+        summed.as_of_date,
+        {{ days_between('summed.first_day', 'summed.as_of_date') }} as tenure_days,
+        summed.last_event_at,
+        {{ days_between('summed.last_active_day', 'summed.as_of_date') }} as days_since_last_seen,
+        {{ days_between('summed.last_purchase_day', 'summed.as_of_date') }} as days_since_last_purchase,
+        {{ days_between('summed.last_login_day', 'summed.as_of_date') }} as days_since_last_login,
+        case
+            when summed.last_subscription_expiry_day >= summed.as_of_date
+                then {{ days_between('summed.as_of_date', 'summed.last_subscription_expiry_day') }}
+        end as subscription_expires_in_days,
+        summed.typical_gap_days,
+        case
+            when summed.typical_gap_days is not null
+                then {{ days_between('summed.last_active_day', 'summed.as_of_date') }}
+                    / greatest(summed.typical_gap_days, 3)
+        end as silence_ratio,
+        {% for name in lifetime_features() %}
+            summed.{{ name }}_lifetime,
+        {% endfor %}
+        {% for name, spans in feature_windows().items() %}
+            {% set outer = loop %}
+            {% for span in spans %}
+                summed.{{ name }}_{{ span }}d{{ ',' if not (outer.last and loop.last) }}
+            {% endfor %}
+        {% endfor %}
+    from (
+        select
+            happened.customer_id,
+            days.as_of_date,
+            min(happened.day) as first_day,
+            max(happened.last_event_at) as last_event_at,
+            max(happened.last_subscription_expiry_day) as last_subscription_expiry_day,
+            {% for name, condition in latest.items() %}
+                max(case when happened.{{ condition }} then happened.day end) as last_{{ name }}_day,
+            {% endfor %}
+            case
+                when sum(happened.active_days) > 1
+                    then {{ days_between(
+                        'min(case when happened.active_days > 0 then happened.day end)',
+                        'max(case when happened.active_days > 0 then happened.day end)',
+                    ) }} / (sum(happened.active_days) - 1.0)
+            end as typical_gap_days,
+            {% for name in lifetime_features() %}
+                sum(happened.{{ name }}) as {{ name }}_lifetime,
+            {% endfor %}
+            {% for name, spans in feature_windows().items() %}
+                {% set outer = loop %}
+                {% for span in spans %}
+                    sum(
+                        case
+                            when happened.day > {{ cast_to(moved_by('days.as_of_date', -span, 'day'), 'date') }}
+                                then happened.{{ name }}
+                            else 0
+                        end
+                    ) as {{ name }}_{{ span }}d{{ ',' if not (outer.last and loop.last) }}
+                {% endfor %}
+            {% endfor %}
+        from {{ happened }} as happened
+        inner join {{ days }} as days on happened.day <= days.as_of_date
+        group by happened.customer_id, days.as_of_date
+    ) as summed
 {%- endmacro %}

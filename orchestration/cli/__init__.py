@@ -10,6 +10,7 @@ from orchestration.cli import (
     contracts,
     customer,
     demo,
+    learn,
     look,
     pipeline,
     preview,
@@ -46,6 +47,8 @@ app.command("doctor")(look.doctor)
 app.command("preview")(preview.preview)
 app.command("customer")(customer.customer)
 app.add_typer(sync.app, name="sync")
+app.add_typer(learn.train, name="train")
+app.add_typer(learn.evaluate, name="evaluate")
 app.add_typer(contracts.app, name="contracts")
 app.add_typer(quarantine.app, name="quarantine")
 

@@ -23,7 +23,7 @@ USER_ERRORS = {
     "SettingsError", "PostgresUnavailable", "WriterBusy", "DbtFailed", "StartFailed",
     "LogError", "ContractError", "EnvelopeError", "ImportFailed", "LoadError", "SourceError",
     "SyncError", "LedgerError", "SandboxError", "CollectorError", "UserError", "InferError",
-    "QuarantineError", "HotError",
+    "QuarantineError", "HotError", "EvaluationError", "TooLittleHistory", "NotFitted",
 }  # fmt: skip
 
 

@@ -267,7 +267,8 @@ class _Judge:
 
     def _judge(self, unique_id: str) -> str | None:
         if unique_id.startswith("source."):
-            if unique_id.split(".")[2] == "raw":
+            # What was learned stands fast until the next training.
+            if unique_id.split(".")[2] in ("raw", "learned"):
                 return None
             return f"reads {unique_id.split('.')[2]}, which is written after the fact"
         node = self._nodes[unique_id]

@@ -43,6 +43,27 @@ CASES = {
     "a time that is none": (["build", "--as-of", "yesterday"], {}, "2011-12-10"),
     "a replay that sets nothing": (["quarantine", "replay", "--set", "total"], {}, "assignment"),
     "a draft of nothing": (["contracts", "infer", "no-such.jsonl"], {}, "no-such.jsonl"),
+    "a day that is none": (
+        ["evaluate", "churn", "--as-of", "soon", "--out", "o.parquet"],
+        {},
+        "2011-09-10",
+    ),
+    "a horizon that is none": (
+        ["evaluate", "churn", "--as-of", "2011-09-10", "--horizon", "3w", "--out", "o.parquet"],
+        {},
+        "90d",
+    ),
+    "a folder that is not there": (
+        ["evaluate", "churn", "--as-of", "2011-09-10", "--out", "no/o.parquet"],
+        {},
+        "--out",
+    ),
+    "evaluation of an empty lake": (
+        ["evaluate", "churn", "--as-of", "2011-09-10", "--out", "o.parquet"],
+        {},
+        "signalbox import",
+    ),
+    "training before anything was built": (["train", "churn"], {}, "signalbox build"),
     "SQL that writes": (["sql", "drop table raw.events"], {}, "read"),
     "a sync that does not exist": (["sync", "salesforce__everything"], {}, "hubspot__"),
     "errors of a sync that does not exist": (["sync", "errors", "nothing"], {}, "hubspot__"),

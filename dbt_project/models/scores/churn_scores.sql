@@ -24,15 +24,18 @@ rules as (
         starts_at,
         full_at,
         points,
+        usual_points,
         reason
-    from {{ ref('churn_rules') }}
+    from {{ ref('churn_points') }}
 ),
 
 contributions as (
     select
         features.customer_id,
         rules.rule,
-        round({{ churn_points('features', 'rules') }}, 6) as points,
+        rules.feature,
+        {{ churn_feature_value('features', 'rules') }} is not null as is_known,
+        {{ churn_points('features', 'rules') }} - rules.usual_points as points,
         replace(replace(replace(replace(replace(replace(replace(replace(
             rules.reason,
             '{value}', {{ in_words(churn_feature_value('features', 'rules')) }}),
@@ -48,6 +51,18 @@ contributions as (
     cross join rules
 ),
 
+-- A learned model has several rules for one feature. What it says is one reason, told against what is usual.
+weighed as (
+    select
+        customer_id,
+        reason,
+        min(rule) as rule,
+        round(sum(points), 6) as points
+    from contributions
+    where is_known
+    group by customer_id, feature, reason
+),
+
 ranked as (
     select
         customer_id,
@@ -56,8 +71,8 @@ ranked as (
             partition by customer_id
             order by points desc, rule asc
         ) as reason_number
-    from contributions
-    where points > 0
+    from weighed
+    where points >= {{ var('churn_reason_points_min') }}
 ),
 
 reasons as (

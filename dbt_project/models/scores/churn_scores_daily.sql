@@ -18,7 +18,7 @@ rules as (
         starts_at,
         full_at,
         points
-    from {{ ref('churn_rules') }}
+    from {{ ref('churn_points') }}
 ),
 
 points as (

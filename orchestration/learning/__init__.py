@@ -1,0 +1,1 @@
+"""What is learned from history: the churn model and the customer value model, and their judges."""

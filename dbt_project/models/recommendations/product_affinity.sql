@@ -45,18 +45,55 @@ pairs as (
     inner join frequent_lines as also on bought.order_id = also.order_id and bought.product_id <> also.product_id
     group by bought.product_id, also.product_id, also.name, bought.orders, also.orders
     having count(*) >= {{ var('affinity_min_orders') }}
+),
+
+rules as (
+    select
+        pairs.product_id,
+        pairs.also_bought_id,
+        pairs.also_bought_name,
+        pairs.orders_together,
+        pairs.product_orders,
+        {{ cast_to('pairs.orders_together * 1.0 / all_orders.orders', 'double') }} as support,
+        {{ cast_to('pairs.orders_together * 1.0 / pairs.product_orders', 'double') }} as confidence,
+        {{ cast_to(
+            'pairs.orders_together * 1.0 * all_orders.orders / (pairs.product_orders * pairs.also_bought_orders)',
+            'double'
+        ) }} as lift
+    from pairs
+    cross join all_orders
+),
+
+-- Confidence alone prefers what everybody buys, lift alone what hardly anybody does: their product weighs both.
+ranked as (
+    select
+        product_id,
+        also_bought_id,
+        also_bought_name,
+        orders_together,
+        product_orders,
+        support,
+        confidence,
+        lift,
+        row_number() over (
+            partition by product_id
+            order by confidence * lift desc, orders_together desc, also_bought_id asc
+        ) as place
+    from rules
+    where
+        lift >= {{ var('affinity_min_lift') }}
+        and support >= {{ var('affinity_min_support') }}
 )
 
 select
-    pairs.product_id,
-    pairs.also_bought_id,
-    pairs.also_bought_name,
-    pairs.orders_together,
-    pairs.product_orders,
-    {{ cast_to('pairs.orders_together * 1.0 / all_orders.orders', 'double') }} as support,
-    {{ cast_to('pairs.orders_together * 1.0 / pairs.product_orders', 'double') }} as confidence,
-    {{ cast_to(
-        'pairs.orders_together * 1.0 * all_orders.orders / (pairs.product_orders * pairs.also_bought_orders)', 'double'
-    ) }} as lift
-from pairs
-cross join all_orders
+    product_id,
+    also_bought_id,
+    also_bought_name,
+    {{ cast_to('place', 'integer') }} as place,
+    orders_together,
+    product_orders,
+    support,
+    confidence,
+    lift
+from ranked
+where place <= {{ var('affinity_rules_per_product') }}

@@ -167,6 +167,18 @@ def writer(
                 _session = None
 
 
+def columns(connection: DuckDBPyConnection) -> dict[str, set[str]]:
+    """The columns of each table and view of the production schema."""
+    found: dict[str, set[str]] = {}
+    for table, column in connection.execute(
+        "select table_name, column_name from duckdb_columns()"
+        " where database_name = $catalog and schema_name = $schema",
+        {"catalog": CATALOG, "schema": SCHEMA},
+    ).fetchall():
+        found.setdefault(table, set()).add(column)
+    return found
+
+
 def maintain(settings: Settings) -> dict[str, int]:
     """Merge small files, drop snapshots older than a week, remove files nobody can read any more.
 

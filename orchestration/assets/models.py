@@ -1,6 +1,6 @@
 """dbt's models as assets and dbt's tests as their checks, run by dbt inside the run's process."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -72,6 +72,19 @@ def batch_checks(manifest: Mapping[str, Any], assets: AssetsDefinition) -> list[
         if node["resource_type"] == "test" and "micro_batch" in node.get("tags", [])
     )
     return [key for key in keys if key is not None and key in assets.check_keys]
+
+
+def outdated(settings: Settings, columns: Mapping[str, Collection[str]]) -> list[str]:
+    """Names of the models that are tables and must be built whole: new ones, and those that lack a
+    column which this version declares. `columns` are the present ones of each table by name.
+    """
+    return [
+        node["name"]
+        for node in dbt.manifest(settings)["nodes"].values()
+        if node["resource_type"] == "model"
+        and node["config"]["materialized"] != "view"
+        and not set(node["columns"]) <= set(columns.get(node["name"], ()))
+    ]
 
 
 def build(

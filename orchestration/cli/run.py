@@ -198,27 +198,21 @@ def warm() -> None:
 
 
 def bring_models_up(settings: Settings) -> None:
-    """Build what a micro-batch takes for granted: seeds and views, and all in a new home.
+    """Build what a micro-batch takes for granted: seeds, views, and tables that this version adds.
 
     What reads the ledger's outcomes is left to the job that brings those in, once a minute: until
     it has run for the first time, its views have no table to stand on.
     """
-    import duckdb
-
     from orchestration import lake
     from orchestration.assets import models
 
-    selection = ["--select", "config.materialized:view", "resource_type:seed"]
-    selection += ["--exclude", models.AFTER_SYNC]
     with lake.connect(settings) as connection:
-        try:
-            connection.execute("select 1 from build_watermarks")
-        except duckdb.CatalogException:
-            selection = []
+        outdated = models.outdated(settings, lake.columns(connection))
+    args = ["--select", "config.materialized:view", "resource_type:seed", *outdated]
+    args += ["--exclude", models.AFTER_SYNC, "--exclude-resource-type", "test", "unit_test"]
+    args += ["--full-refresh"] if outdated else []
     with console.status("bringing the models up to date …"), lake.writer(settings, "up"):
-        for _ in models.build(
-            [*selection, "--exclude-resource-type", "test", "unit_test"], settings
-        ):
+        for _ in models.build(args, settings):
             pass
 
 

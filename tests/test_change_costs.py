@@ -27,7 +27,7 @@ from ingestion.load import Loader
 from ingestion.refresh import refresh
 from ingestion.sources import RefreshSource
 from orchestration import jobs
-from orchestration.assets import ingest
+from orchestration.assets import hot, ingest
 from orchestration.assets.models import build_model_assets
 from orchestration.assets.syncs import build_sync_assets
 from syncs import destinations
@@ -322,9 +322,10 @@ def test_they_are_assets_between_the_log_and_the_ledger(manifest: dict[str, Any]
     every_batch, after_sync = build_model_assets(manifest)
     sync_assets = build_sync_assets(manifest)
     tables = ingest.build_source_assets()
-    assets = [ingest.EVENT_LOG, ingest.load_events, tables]
+    assets = [ingest.EVENT_LOG, ingest.load_events, hot.SPEC, tables]
     definitions = Definitions(
         assets=[*assets, every_batch, sync_assets, after_sync],
+        asset_checks=[ingest.micro_batch_keeps_up, *hot.CHECKS],
         jobs=jobs.build_asset_jobs(manifest, tables, every_batch, after_sync, sync_assets),
     )
     graph = definitions.resolve_asset_graph()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -163,11 +163,16 @@ def _delivery(received: Any) -> Delivery:
     return Delivery(
         body=message.data,
         id=message.message_id,
-        time=message.publish_time.astimezone(UTC) if message.publish_time else None,
+        time=_plain(message.publish_time) if message.publish_time else None,
         headers=dict(message.attributes),
         key=message.ordering_key or None,
         receipt=received.ack_id,
     )
+
+
+def _plain(time: datetime) -> datetime:
+    """Google's own kind of datetime, which counts nanoseconds, as Python's."""
+    return datetime.combine(time.date(), time.timetz())
 
 
 def _parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -164,4 +164,7 @@ def _moment(text: str) -> datetime:
         raise UserError(
             f"--as-of {text} is not a time; write 2011-12-10 or 2011-12-10T08:00:00."
         ) from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    if moment > datetime.now(UTC):
+        raise UserError(f"--as-of {text} is yet to come; look from a moment in the past.")
+    return moment

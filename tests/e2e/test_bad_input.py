@@ -41,6 +41,7 @@ CASES = {
     "SQL before anything was built": (["sql", "select * from customers"], {}, "signalbox build"),
     "no SQL at all": (["sql", ""], {}, "no query"),
     "a time that is none": (["build", "--as-of", "yesterday"], {}, "2011-12-10"),
+    "a time to come": (["build", "--as-of", "2999-01-01"], {}, "yet to come"),
     "a replay that sets nothing": (["quarantine", "replay", "--set", "total"], {}, "assignment"),
     "a draft of nothing": (["contracts", "infer", "no-such.jsonl"], {}, "no-such.jsonl"),
     "a day that is none": (

@@ -172,8 +172,9 @@ def test_it_leaves_no_socket_behind(settings: Settings, server: Server) -> None:
 def test_sockets_are_in_the_home_or_in_a_directory_of_ones_own(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    short = settings.model_copy(update={"home": Path("/tmp/sbx")})
-    assert warm.socket_path(short) == Path("/tmp/sbx/run/warm.sock")
+    home = Path(tempfile.gettempdir()) / "sbx"
+    short = settings.model_copy(update={"home": home})
+    assert warm.socket_path(short) == home / "run" / "warm.sock"
     runtime = Path(tempfile.mkdtemp(prefix="sbx-"))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
     deep = settings.model_copy(update={"home": tmp_path / ("deep" * 30)})

@@ -128,7 +128,7 @@ class Protocol(HttpToolsProtocol):
         super().on_message_complete()
         if self.cycle.response_complete:
             self._await_client(self.timeout_keep_alive)
-        else:
+        elif not self.flow.write_paused:
             self._waiting_since = None
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
@@ -146,8 +146,8 @@ class Protocol(HttpToolsProtocol):
             self._await_client(self.timeout_keep_alive)
 
     def pause_writing(self) -> None:
-        super().pause_writing()
         self._await_client(self.limits.body_seconds)
+        super().pause_writing()
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -157,8 +157,10 @@ class Protocol(HttpToolsProtocol):
         return self.cycle is None or self.cycle.response_complete
 
     def _await_client(self, seconds: float) -> None:
-        self._waiting_since = self.loop.time()
-        self._patience = seconds
+        # Who does not read what is answered gains no time by asking for more.
+        if not self.flow.write_paused:
+            self._waiting_since = self.loop.time()
+            self._patience = seconds
 
     def _look_at_clock(self) -> None:
         """Every few seconds for each connection, so that a request costs no timer."""

@@ -18,13 +18,15 @@ if TYPE_CHECKING:
 train = typer.Typer(help="Learn from history, as Dagster does daily.", no_args_is_help=True)
 evaluate = typer.Typer(help="How well a model would have foretold the past.", no_args_is_help=True)
 
+LookFrom = Annotated[
+    str | None,
+    typer.Option(metavar="DATE", help="Look from this day, as signalbox build --as-of does."),
+]
+
 
 @train.command("churn")
 def train_churn(
-    as_of: Annotated[
-        str | None,
-        typer.Option(metavar="DATE", help="Look from this day, as signalbox build --as-of does."),
-    ] = None,
+    as_of: LookFrom = None,
     as_json: Json = False,
 ) -> None:
     """Train the churn model on the models' history; it scores if it beats the one in use.
@@ -43,10 +45,7 @@ def train_churn(
 
 @train.command("value")
 def train_value(
-    as_of: Annotated[
-        str | None,
-        typer.Option(metavar="DATE", help="Look from this day, as signalbox build --as-of does."),
-    ] = None,
+    as_of: LookFrom = None,
     as_json: Json = False,
 ) -> None:
     """Fit the customer value model, and tell in customer_value what it expects of each.

@@ -16,6 +16,19 @@
     )
 {%- endmacro %}
 
+{# A look at the page where one cancels. #}
+{% macro is_cancellation_page(events) -%}
+    ({{ events }}.event = 'Page Viewed' and lower(coalesce({{ events }}.page_path, '')) like '%cancel%')
+{%- endmacro %}
+
+{# Use of what the product is for: one of core_feature_events, or a page or screen below core_feature_path. #}
+{% macro is_core_feature(events) -%}
+    ({{ events }}.event in ('{{ var("core_feature_events") | join("', '") }}')
+    {%- if var('core_feature_path') %}
+        or coalesce({{ events }}.page_path, '') like '{{ var("core_feature_path") }}_%'
+    {%- endif %})
+{%- endmacro %}
+
 {# What is counted per day, and how to recognise it in the timeline. #}
 {% macro counted_events() -%}
     {{ return({

@@ -22,6 +22,10 @@ CHURN: dict[str, Any] = {
     "churn_score": 0.734,
     "churn_band": "high",
     "churn_score_before": 0.21,
+    "session_minutes_recent": None,
+    "session_minutes_usual": None,
+    "days_since_core_feature": None,
+    "cancellation_page_seen_at": None,
     "reason_1": "Support tickets opened in 30 days: 3",
     "reason_2": "Not seen for 21 days; a usual gap is 3 days",
     "reason_3": None,
@@ -94,6 +98,46 @@ def test_the_script_follows_the_first_reason(rule: str, reason: str | None) -> N
     text = templates.render("churn_risk_rose", values, escape=escape).text
     assert f"*Suggested approach: {ADVICE.get(rule, 'listen first')}*" in text
     assert "> Hi there," in text
+
+
+def test_signs_are_told_first_and_pick_the_script() -> None:
+    signs = {
+        "session_minutes_recent": 2.5,
+        "session_minutes_usual": 11.0,
+        "days_since_core_feature": 21,
+        "cancellation_page_seen_at": "2026-01-02T03:04:05.000Z",
+    }
+    text = templates.render("churn_risk_rose", CHURN | signs | {"churn_score_before": None}).text
+    assert (
+        "1. Looked at the page to cancel at on 2 Jan 2026; visits of 2.5 minutes, usually 11.0; core "
+        "feature unused for 21 days\n2. Support tickets opened in 30 days: 3\n" in text
+    )
+    assert "*Suggested approach: call today*" in text
+    assert "a week ago" not in text
+
+
+def test_a_spike_and_a_private_address_are_told() -> None:
+    spike = {
+        "customer_name": "Ann Example", "email": "ann@shop.example", "company": "Shop", "plan": "team",
+        "sessions_7d": 12, "sessions_usual": 2.5, "pricing_page_visits_30d": 1,
+        "feature_uses_30d": 0, "lifetime_value": 1234.5,
+    }  # fmt: skip
+    text = templates.render("engagement_spike", spike, escape=escape).text
+    assert "*12 visits* in a week; 2.5 are usual." in text
+    assert "no new features tried, 1 look at the prices" in text
+    assert "they compare prices" in text
+    assert "ask what is new" in templates.render("engagement_spike", dict.fromkeys(spike)).text
+
+    contact = {
+        "customer_name": "Ann <b>", "email": "ann@web.example", "previous_email": "ann@shop.example",
+        "previous_domain": "shop.example", "account_name": "Shop", "mrr": 499, "other_members": 1,
+    }  # fmt: skip
+    text = templates.render("contact_changed_to_personal", contact, escape=escape).text
+    assert "*Ann &lt;b&gt; now uses a private address*\nann@shop.example → ann@web.example" in text
+    assert "Account *Shop*, 499.00 a month, 1 other contact known" in text
+    alone = templates.render("contact_changed_to_personal", dict.fromkeys(contact)).text
+    assert "Account" not in alone
+    assert "a company may leave" in alone
 
 
 def test_nothing_known_still_makes_a_message() -> None:
@@ -206,7 +250,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_variable_that_is_missing_is_an_error_that_says_what_there_is() -> None:
     values = {k: v for k, v in CHURN.items() if k != "churn_score"}
-    words = "churn_risk_rose: block text: 'churn_score' is undefined; there are: channel, churn_b"
+    words = "churn_risk_rose: block text: 'churn_score' is undefined; there are: cancellation_page_"
     with pytest.raises(Fatal, match=words):
         templates.render("churn_risk_rose", values)
 

@@ -27,6 +27,17 @@ features as (
     where as_of_date = (select max(latest.as_of_date) from {{ ref('customer_features_daily') }} as latest)
 ),
 
+-- As of the latest moment that told of them.
+habits as (
+    select
+        customer_id,
+        {{ latest_value('session_minutes_recent', 'event_at') }} as session_minutes_recent,
+        {{ latest_value('session_minutes_usual', 'event_at') }} as session_minutes_usual,
+        max(last_core_feature_at) as last_core_feature_at
+    from {{ ref('login_habits') }}
+    group by customer_id
+),
+
 identity_map as (
     select
         id_key,
@@ -97,6 +108,10 @@ select
             features.{{ name }}_{{ span }}d,
         {% endfor %}
     {% endfor %}
+    habits.session_minutes_recent,
+    habits.session_minutes_usual,
+    {{ days_between(utc_date('habits.last_core_feature_at'), 'features.as_of_date') }} as days_since_core_feature,
     {{ cast_to('coalesce(open_tickets.open_tickets, 0)', 'integer') }} as open_tickets
 from features
+left join habits on features.customer_id = habits.customer_id
 left join open_tickets on features.customer_id = open_tickets.customer_id

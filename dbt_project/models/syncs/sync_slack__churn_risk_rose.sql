@@ -72,6 +72,10 @@ select
     features.last_event_at as last_seen_at,
     features.open_tickets,
     {{ json_number('signals.payload', 'lowest_score_7d') }} as churn_score_before,
+    {{ json_number('signals.payload', 'session_minutes_recent') }} as session_minutes_recent,
+    {{ json_number('signals.payload', 'session_minutes_usual') }} as session_minutes_usual,
+    {{ cast_to(json_number('signals.payload', 'days_since_core_feature'), 'integer') }} as days_since_core_feature,
+    {{ json_timestamp('signals.payload', 'cancellation_page_seen_at') }} as cancellation_page_seen_at,
     accounts.mrr,
     customers.signed_up_at as customer_since,
     features.subscription_expires_in_days

@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks import support
 from orchestration import ingest, lake, warehouse
 from orchestration.learning import evaluation, points, registry
-from orchestration.learning.scratch import Scratch
+from orchestration.scratch import Scratch
 from orchestration.settings import ROOT, Settings, load_settings
 
 AS_OF = "2011-05-01,2011-06-01,2011-07-01,2011-08-01,2011-09-10"

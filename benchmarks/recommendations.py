@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks import support
 from orchestration import ingest, lake, warehouse
-from orchestration.learning.scratch import Scratch
+from orchestration.scratch import Scratch
 from orchestration.settings import ROOT, Settings, load_settings
 
 if TYPE_CHECKING:

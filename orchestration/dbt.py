@@ -37,7 +37,7 @@ def manifest_path(settings: Settings) -> Path:
     path = target_dir(settings) / "manifest.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     with _parse_lock(path.parent):
-        if not path.exists() or path.stat().st_mtime < _project_mtime():
+        if not path.exists() or path.stat().st_mtime < project_mtime():
             _call(["parse"], settings)
     return path
 
@@ -51,8 +51,8 @@ def manifest(settings: Settings) -> dict[str, Any]:
 def warm_up(settings: Settings) -> None:
     """Parse the project into this process, so that later calls (and forks) skip it."""
     global _warm
-    if _warm is None or _warm[0] < _project_mtime():
-        mtime = _project_mtime()
+    if _warm is None or _warm[0] < project_mtime():
+        mtime = project_mtime()
         manifest_path(settings)
         _warm = (mtime, _call(["parse", "--no-write-json"], settings))
 
@@ -163,7 +163,7 @@ def _call(
         if on_event is not None and message.info.name in TOLD:
             on_event(msg_to_dict(message))
 
-    kept = _warm[1] if warm and _warm and _warm[0] >= _project_mtime() else None
+    kept = _warm[1] if warm and _warm and _warm[0] >= project_mtime() else None
     directory = directory or target_dir(settings)
     values = variables(settings, as_of) | ({"one_transaction": True} if whole else {})
     result = dbtRunner(manifest=kept, callbacks=[tell]).invoke(
@@ -209,7 +209,8 @@ def _explain(result: Any) -> str:
     return "\n".join(failed) or "dbt failed without a message"
 
 
-def _project_mtime() -> float:
+def project_mtime() -> float:
+    """When a file of the project was changed last, in seconds since 1970."""
     folders = ("models", "macros", "seeds", "tests")
     files = [path for folder in folders for path in (DBT_PROJECT / folder).rglob("*")]
     files += [DBT_PROJECT / "dbt_project.yml", DBT_PROJECT / "profiles.yml"]

@@ -107,24 +107,12 @@ class Pusher:
         try:
             destination, target = self._aim(spec)
             report.sandbox = target.sandbox
-            source, read_back = destination.read_back.get(spec.object, (None, None))
-            if (source in live_sources) == target.sandbox:
-                read_back = None
 
             def plan() -> Plan:
-                return plan_sync(
-                    connection,
-                    spec,
-                    self._ledger.known(spec, sandbox=target.sandbox, only=only),
-                    now=datetime.now(UTC),
-                    began_at=self._ledger.began_at(),
-                    relation=relation,
-                    schema=schema,
-                    read_back=read_back,
-                    full=full,
-                    only=only,
-                    usual=self._ledger.usual_rows(spec.name),
-                )
+                return self._plan(
+                    spec, destination, target, connection, relation=relation, schema=schema,
+                    live_sources=live_sources, full=full, only=only,
+                )  # fmt: skip
 
             upcoming = functools.partial(self._ledger.upcoming, spec)
             rules = Rules(spec, facts, self._channel_caps, upcoming)
@@ -163,6 +151,58 @@ class Pusher:
             with contextlib.suppress(SyncError, SQLAlchemyError):
                 self._conclude(report, started)
         return report
+
+    def plan(
+        self,
+        spec: SyncSpec,
+        connection: duckdb.DuckDBPyConnection,
+        *,
+        relation: str | None = None,
+        schema: str | None = None,
+        live_sources: Collection[str] = (),
+    ) -> Plan:
+        """What a run would change now, of the model or of a relation in its place; see `run`.
+
+        Nothing is written. Close it after use.
+
+        Raises:
+            SyncError: the destination's settings are incomplete, or the rows cannot be planned.
+        """
+        destination, target = self._aim(spec)
+        return self._plan(
+            spec, destination, target, connection, relation=relation, schema=schema,
+            live_sources=live_sources,
+        )  # fmt: skip
+
+    def _plan(
+        self,
+        spec: SyncSpec,
+        destination: Destination,
+        target: Target[Any],
+        connection: duckdb.DuckDBPyConnection,
+        *,
+        relation: str | None,
+        schema: str | None,
+        live_sources: Collection[str],
+        full: bool = False,
+        only: str | None = None,
+    ) -> Plan:
+        source, read_back = destination.read_back.get(spec.object, (None, None))
+        if (source in live_sources) == target.sandbox:
+            read_back = None
+        return plan_sync(
+            connection,
+            spec,
+            self._ledger.known(spec, sandbox=target.sandbox, only=only),
+            now=datetime.now(UTC),
+            began_at=self._ledger.began_at(),
+            relation=relation,
+            schema=schema,
+            read_back=read_back,
+            full=full,
+            only=only,
+            usual=self._ledger.usual_rows(spec.name),
+        )
 
     def samples(
         self,

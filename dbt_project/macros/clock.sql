@@ -1,6 +1,7 @@
 {# The moment a model looks from: var('as_of'), else the start of this run. A view outlives the run
    that created it, so it asks the clock when it is read.
-   The hot lane compiles once and tells each batch its moment. #}
+   The hot lane compiles once and tells each batch its moment. With var('built_as_of') tables look from that moment
+   and views go on asking the clock, as they stand after a build of then. #}
 {% macro as_of_ts() -%}
     {%- if target.name == 'hot' -%}
         cast(getvariable('as_of') as {{ type_of('timestamp') }})
@@ -8,6 +9,8 @@
         {{ timestamp_literal(var('as_of')) }}
     {%- elif model is defined and model.resource_type == 'model' and model.config.materialized == 'view' -%}
         {{ current_utc() }}
+    {%- elif var('built_as_of', none) -%}
+        {{ timestamp_literal(var('built_as_of')) }}
     {%- else -%}
         {{ timestamp_literal(run_started_at.strftime('%Y-%m-%d %H:%M:%S.%f')) }}
     {%- endif -%}

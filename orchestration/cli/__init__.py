@@ -7,9 +7,11 @@ import sys
 import typer
 
 from orchestration.cli import (
+    backtest,
     contracts,
     customer,
     demo,
+    diff,
     learn,
     look,
     pipeline,
@@ -45,6 +47,8 @@ app.command("sql")(look.sql)
 app.command("status")(look.status)
 app.command("doctor")(look.doctor)
 app.command("preview")(preview.preview)
+app.command("backtest")(backtest.backtest)
+app.command("diff")(diff.diff)
 app.command("customer")(customer.customer)
 app.add_typer(sync.app, name="sync")
 app.add_typer(learn.train, name="train")

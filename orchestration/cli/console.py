@@ -24,6 +24,7 @@ USER_ERRORS = {
     "LogError", "ContractError", "EnvelopeError", "ImportFailed", "LoadError", "SourceError",
     "SyncError", "LedgerError", "SandboxError", "CollectorError", "UserError", "InferError",
     "QuarantineError", "HotError", "EvaluationError", "TooLittleHistory", "NotFitted",
+    "BacktestError", "OutcomeError", "DiffError",
 }  # fmt: skip
 
 

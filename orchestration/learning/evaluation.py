@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestration import warehouse
 from orchestration.learning import churn
-from orchestration.learning.scratch import Scratch
+from orchestration.scratch import Scratch
 from orchestration.settings import Settings
 
 if TYPE_CHECKING:

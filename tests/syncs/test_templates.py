@@ -109,8 +109,8 @@ def test_signs_are_told_first_and_pick_the_script() -> None:
     }
     text = templates.render("churn_risk_rose", CHURN | signs | {"churn_score_before": None}).text
     assert (
-        "1. Looked at the page to cancel at on 2 Jan 2026; visits of 2.5 minutes, usually 11.0; core "
-        "feature unused for 21 days\n2. Support tickets opened in 30 days: 3\n" in text
+        "1. Looked at the page to cancel at on 2 Jan 2026; visits of 2.5 minutes, usually 11.0; "
+        "core feature unused for 21 days\n2. Support tickets opened in 30 days: 3\n" in text
     )
     assert "*Suggested approach: call today*" in text
     assert "a week ago" not in text
@@ -118,8 +118,8 @@ def test_signs_are_told_first_and_pick_the_script() -> None:
 
 def test_a_spike_and_a_private_address_are_told() -> None:
     spike = {
-        "customer_name": "Ann Example", "email": "ann@shop.example", "company": "Shop", "plan": "team",
-        "sessions_7d": 12, "sessions_usual": 2.5, "pricing_page_visits_30d": 1,
+        "customer_name": "Ann Example", "email": "ann@shop.example", "company": "Shop",
+        "plan": "team", "sessions_7d": 12, "sessions_usual": 2.5, "pricing_page_visits_30d": 1,
         "feature_uses_30d": 0, "lifetime_value": 1234.5,
     }  # fmt: skip
     text = templates.render("engagement_spike", spike, escape=escape).text
@@ -129,8 +129,9 @@ def test_a_spike_and_a_private_address_are_told() -> None:
     assert "ask what is new" in templates.render("engagement_spike", dict.fromkeys(spike)).text
 
     contact = {
-        "customer_name": "Ann <b>", "email": "ann@web.example", "previous_email": "ann@shop.example",
-        "previous_domain": "shop.example", "account_name": "Shop", "mrr": 499, "other_members": 1,
+        "customer_name": "Ann <b>", "email": "ann@web.example",
+        "previous_email": "ann@shop.example", "previous_domain": "shop.example",
+        "account_name": "Shop", "mrr": 499, "other_members": 1,
     }  # fmt: skip
     text = templates.render("contact_changed_to_personal", contact, escape=escape).text
     assert "*Ann &lt;b&gt; now uses a private address*\nann@shop.example → ann@web.example" in text

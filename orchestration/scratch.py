@@ -1,4 +1,4 @@
-"""The project's models in a DuckDB file of their own, as the world was before a day."""
+"""The project's models in a DuckDB file of their own, which may show the world as it was."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 SCHEMA = "evaluation"
-_parsed: list[Any] = []
+_parsed: tuple[float, Any] | None = None
 
 
 class Scratch:
@@ -48,11 +48,8 @@ class Scratch:
         connection = duckdb.connect(str(self.path))
         try:
             lake.attach(connection, self.settings, read_only=True)
-            if connection.execute(
-                "select 1 from duckdb_schemas() where database_name = 'evaluation'"
-                f" and schema_name = '{SCHEMA}'"
-            ).fetchone():
-                connection.execute(f"use evaluation.{SCHEMA}")
+            connection.execute(f"create schema if not exists evaluation.{SCHEMA}")
+            connection.execute(f"use evaluation.{SCHEMA}")
             yield connection
         finally:
             connection.close()
@@ -62,6 +59,29 @@ class Scratch:
 
         The tables that sources keep up to date have no past, and stay empty.
         """
+        self._show(f"select * from lake.raw.events where timestamp < '{before.isoformat()}'")
+
+    def copy_in_order(self) -> None:
+        """Copy the events, numbered as if each had arrived at the moment it happened.
+
+        Incremental models follow that number: they go on from one moment to the next.
+        """
+        with self.connect() as connection:
+            connection.execute(
+                "create table evaluation.main.in_order as select * replace ("
+                "row_number() over (order by timestamp, log_seq) as log_seq) from lake.raw.events"
+            )
+
+    def show_in_order(self, before: datetime) -> None:
+        """As `show`, of the events that `copy_in_order` has copied."""
+        moment = before.isoformat()
+        self._show(f"select * from evaluation.main.in_order where timestamp < '{moment}'")
+
+    def show_loaded(self, up_to: int) -> None:
+        """Let the raw layer hold the events up to a log_seq, and the sources' tables whole."""
+        self._show(f"select * from lake.raw.events where log_seq <= {up_to}", others="true")
+
+    def _show(self, events: str, others: str = "false") -> None:
         with self.connect() as connection:
             connection.execute("create schema if not exists evaluation.raw")
             tables = connection.execute(
@@ -69,21 +89,22 @@ class Scratch:
                 " and schema_name = 'raw'"
             ).fetchall()
             for (table,) in tables:
-                seen = f"timestamp < '{before.isoformat()}'" if table == "events" else "false"
-                connection.execute(
-                    f'create or replace view evaluation.raw."{table}" as'
-                    f' select * from lake.raw."{table}" where {seen}'
+                shown = (
+                    events
+                    if table == "events"
+                    else f'select * from lake.raw."{table}" where {others}'
                 )
+                connection.execute(f'create or replace view evaluation.raw."{table}" as {shown}')
 
-    def dbt(self, *args: str, as_of: datetime, **variables: Any) -> None:
-        """Run one dbt command on the scratch schema.
+    def dbt(self, *args: str, as_of: datetime | None = None, **variables: Any) -> None:
+        """Run one dbt command on the scratch schema, looking from a moment or from now.
 
         Raises:
             DbtFailed: with dbt's words.
         """
         from dbt.cli.main import dbtRunner
 
-        variables["as_of"] = as_of.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+        variables = dbt.variables(self.settings, as_of) | variables
         where = [
             *("--project-dir", str(DBT_PROJECT), "--profiles-dir", str(DBT_PROJECT)),
             *("--target", "evaluation", "--target-path", str(self.directory / "target")),
@@ -91,7 +112,9 @@ class Scratch:
             *("--quiet", "--no-use-colors", "--no-write-json"),
         ]
         os.environ["SIGNALBOX_DBT_EVALUATION_DB"] = str(self.path)
-        if not _parsed:  # it names no path, so that one serves every scratch of this process
-            _parsed.append(dbt.succeeded(dbtRunner().invoke(["parse", *where])))
-        runner = dbtRunner(manifest=_parsed[0])
+        global _parsed  # it names no path, so that one serves every scratch of this process
+        if _parsed is None or _parsed[0] < dbt.project_mtime():
+            parsed = dbt.succeeded(dbtRunner().invoke(["parse", *where]))
+            _parsed = (dbt.project_mtime(), parsed)
+        runner = dbtRunner(manifest=_parsed[1])
         dbt.succeeded(runner.invoke([*args, *where, "--vars", json.dumps(variables)]))

@@ -1,0 +1,94 @@
+"""`signalbox diff`: what an edit would change, before it does."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from orchestration.cli.console import Json, console, print_json, table
+from orchestration.settings import load_settings
+
+if TYPE_CHECKING:
+    from orchestration.diff import Diff
+
+
+def diff(as_json: Json = False) -> None:
+    """Say what the project, as you have edited it, would change against the last build.
+
+    Customers entering and leaving each segment, signals new and gone, and what the syncs would
+    send because of it; nothing is sent or changed. Example: [bold]signalbox diff[/]
+    """
+    from dataclasses import asdict
+
+    from orchestration import diff as compare
+
+    with console.status("comparing …") as status:
+        if as_json:
+            status.stop()
+        result = compare.diff(load_settings(), on_step=lambda step: status.update(f"{step} …"))
+    if as_json:
+        print_json({"summary": _summary(result), **asdict(result)})
+        return
+    _show(result)
+
+
+def _summary(result: Diff) -> str:
+    """The edit in one line: who enters and leaves, what is sent where."""
+    enter = sum(row["enter"] for row in result.segments)
+    leave = sum(row["leave"] for row in result.segments)
+    parts = [f"{enter:,} enter, {leave:,} leave"] if enter or leave else []
+    messages: Counter[str] = Counter()
+    writes: Counter[str] = Counter()
+    for sync in result.syncs:
+        messages[sync.destination] += sync.messages
+        writes[sync.destination] += sync.writes
+    for counts, what in ((messages, "message"), (writes, "write")):
+        parts += [
+            f"{count:,} {destination} {what}{'s' if count > 1 else ''}"
+            for destination, count in sorted(counts.items())
+            if count
+        ]
+    return ", ".join(parts) or "nobody enters or leaves a segment, and nothing would be sent"
+
+
+def _show(result: Diff) -> None:
+    console.print(
+        f"Against the last build, as of {result.as_of:%Y-%m-%d %H:%M:%S} UTC: "
+        f"[bold]{_summary(result)}[/]."
+    )
+    segments = [row for row in result.segments if row["enter"] or row["leave"]]
+    if segments:
+        columns = ("before", "after", "enter", "leave")
+        shown = table("Segments", "segment", *columns, right=columns)
+        for row in segments:
+            shown.add_row(row["segment"], *(f"{row[name]:,}" for name in columns))
+        console.print(shown)
+    signals = [row for row in result.signals if row["new"] or row["gone"]]
+    if signals:
+        columns = ("before", "after", "new", "gone")
+        shown = table("Signals, in all of history", "signal", *columns, right=columns)
+        for row in signals:
+            acting = {"new": row["new_to_act_on"], "gone": row["gone_to_act_on"]}
+            cells = [
+                f"{row[name]:,}" + (f" ({acting[name]:,} to act on)" if acting.get(name) else "")
+                for name in columns
+            ]
+            shown.add_row(row["signal"], *cells)
+        console.print(shown)
+    syncs = [
+        sync for sync in result.syncs if sync.writes or sync.messages or sync.averted or sync.note
+    ]
+    if syncs:
+        kinds = ("creates", "updates", "removals", "messages", "no longer")
+        shown = table("Syncs, because of the edit", "sync", *kinds, right=kinds)
+        for sync in syncs:
+            counts = (sync.creates, sync.updates, sync.removals, sync.messages, sync.averted)
+            shown.add_row(sync.sync, *(f"{count:,}" if count else "" for count in counts))
+        console.print(shown)
+        for sync in syncs:
+            for text in filter(None, (sync.note, sync.blocked)):
+                console.print(f"[yellow]{sync.sync}[/]: {text}", highlight=False)
+    if result.taken:
+        console.print(
+            f"As their own jobs left them: {', '.join(result.taken)}.", style="dim", highlight=False
+        )

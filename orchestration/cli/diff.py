@@ -79,11 +79,15 @@ def _show(result: Diff) -> None:
         sync for sync in result.syncs if sync.writes or sync.messages or sync.averted or sync.note
     ]
     if syncs:
-        kinds = ("creates", "updates", "removals", "messages", "no longer")
-        shown = table("Syncs, because of the edit", "sync", *kinds, right=kinds)
-        for sync in syncs:
-            counts = (sync.creates, sync.updates, sync.removals, sync.messages, sync.averted)
-            shown.add_row(sync.sync, *(f"{count:,}" if count else "" for count in counts))
+        counts = {
+            kind: [getattr(sync, kind) for sync in syncs]
+            for kind in ("creates", "updates", "removals", "messages", "averted")
+        }
+        told = {kind: numbers for kind, numbers in counts.items() if any(numbers)}
+        shown = table("Syncs, because of the edit", "sync", *told, right=tuple(told))
+        for place, sync in enumerate(syncs):
+            numbers = [told[kind][place] for kind in told]
+            shown.add_row(sync.sync, *(f"{number:,}" if number else "" for number in numbers))
         console.print(shown)
         for sync in syncs:
             for text in filter(None, (sync.note, sync.blocked)):

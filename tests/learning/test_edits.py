@@ -141,7 +141,7 @@ def test_mistakes_are_told(settings: Settings) -> None:
     ("declared", "words"),
     [
         ({"event": "Purchase Completed"}, "within is missing"),
-        ({"within": "7d"}, "neither an event nor a silence"),
+        ({"within": "7d"}, "it names neither an event nor a silence"),
         ({"event": "X", "within": "soon"}, "soon is not a span of time"),
         ({"event": "X", "within": "7d", "when": "now"}, "its keys are event, silence and within"),
     ],

@@ -35,6 +35,7 @@ from ingestion.envelope import (
 from ingestion.log import LogBusy, LogError
 from ingestion.mapping import MappingError, map_file, read_mapping
 from ingestion.open_log import open_log
+from ingestion.reserved import check_source
 
 # What shares one fsync; a message of up to 1 MB may come along beyond.
 BATCH_MESSAGES = 2_000
@@ -105,7 +106,9 @@ def import_file(
     Raises:
         ImportFailed: the file or the mapping is wrong, or the log cannot be written. Messages
             before that point are in the log; importing again does not count them twice.
+        SourceReserved: the source is Signalbox's own.
     """
+    check_source(source)
     started = time.monotonic()
     contracts = contracts or Contracts.load()
     reasons: Counter[str] = Counter()

@@ -22,6 +22,7 @@ from ingestion.client import ClientIp
 from ingestion.envelope import Limits, Policy
 from ingestion.json_facts import depth, has_nul
 from ingestion.merge import Defaults
+from ingestion.reserved import check_source
 
 GZIP_MAGIC = b"\x1f\x8b"
 BOM = b"\xef\xbb\xbf"
@@ -59,7 +60,8 @@ class SourcePolicy:
     those that break their contract.
 
     `reject` answers 400 to a request of which nothing is wanted; beside messages that are taken, a
-    rejected one is quarantined, so that nothing disappears behind a 200.
+    rejected one is quarantined, so that nothing disappears behind a 200. Raises SourceReserved
+    for the name of Signalbox's own events.
     """
 
     name: str
@@ -70,6 +72,9 @@ class SourcePolicy:
     user_agent: bool = True
     #: Over this many events a second the answer is 429; None: no limit.
     events_per_second: float | None = None
+
+    def __post_init__(self) -> None:
+        check_source(self.name)
 
 
 class WriteKeys:

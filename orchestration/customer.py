@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 FIND = """
 select customer_id from identity_map
-where customer_id = $id or id_value = $id or id_value = lower($id)
+where customer_id = $id or id_key = $id or id_value = $id or id_value = lower($id)
 order by customer_id = $id desc, kind_rank limit 1
 """
 WHO = "select * exclude (customer_id) from customers where customer_id = $customer"

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -80,6 +80,19 @@ class Scratch:
     def show_loaded(self, up_to: int) -> None:
         """Let the raw layer hold the events up to a log_seq, and the sources' tables whole."""
         self._show(f"select * from lake.raw.events where log_seq <= {up_to}", others="true")
+
+    def show_with(self, more: Iterable[Any]) -> None:
+        """Let the raw layer hold the lake's events and further rows of it (Arrow tables)."""
+        with self.connect() as connection:
+            connection.execute("create schema if not exists evaluation.raw")
+            connection.execute(
+                "create or replace table evaluation.raw.more as from lake.raw.events limit 0"
+            )
+            for rows in more:
+                connection.register("rows", rows)
+                connection.execute("insert into evaluation.raw.more by name from rows")
+                connection.unregister("rows")
+        self._show("select * from lake.raw.events union all by name from evaluation.raw.more")
 
     def _show(self, events: str, others: str = "false") -> None:
         with self.connect() as connection:

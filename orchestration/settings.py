@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from ingestion.reserved import check_source
+
 ROOT = Path(__file__).resolve().parent.parent
 ENV_FILE = ROOT / ".env"
 DBT_PROJECT = ROOT / "dbt_project"
@@ -165,9 +167,11 @@ class Settings(BaseSettings):
         return (ROOT / value.expanduser()).resolve()
 
     @model_validator(mode="after")
-    def _distinct_keys(self) -> Settings:
+    def _usable_keys(self) -> Settings:
         if len(set(self.write_keys.values())) != len(self.write_keys):
             raise ValueError("two sources share a write key; give each its own")
+        for name in self.write_keys:
+            check_source(name)
         return self
 
     @property

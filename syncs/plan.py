@@ -227,8 +227,9 @@ def _follow_identities(cursor: duckdb.DuckDBPyConnection, schema: str) -> None:
     """Customers merge, and their messages are derived anew under the id that is left.
 
     A message is known when its trigger was acted on under any id that now belongs to the customer.
-    Seldom customers part, when an id turns out to be shared by many; then it is known, too, when
-    its trigger was acted on under a customer who shares that id and no longer has the trigger.
+    Seldom customers part, when an id turns out to be shared by many or two ids are split by hand:
+    an edge then has its ends in two customers. The message is known, too, when its trigger was
+    acted on under a customer at the other end who no longer has the trigger.
     """
     if cursor.execute("select 1 from signalbox_plan where change = 'message' limit 1").fetchall():
         cursor.execute(MERGED.format(schema=schema))

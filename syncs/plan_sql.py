@@ -164,8 +164,12 @@ limit 1
 PARTED = """
 update signalbox_plan set change = 'known'
 where change = 'message' and (customer_id, trigger_id) in (
-    with shared as (
-        select id_key, customer_id from {schema}.identity_map where is_shared
+    with parted as (
+        select distinct e.id_key
+        from {schema}.identity_edges e
+        inner join {schema}.identity_map one on e.id_key = one.id_key
+        inner join {schema}.identity_map other on e.other_id_key = other.id_key
+        where one.customer_id <> other.customer_id
     ),
 
     ends as (
@@ -175,12 +179,14 @@ where change = 'message' and (customer_id, trigger_id) in (
     ),
 
     sharers as (
-        select distinct s.id_key, i.customer_id
-        from shared s
-        inner join ends e on s.id_key = e.id_key
+        select p.id_key, i.customer_id
+        from parted p
+        inner join ends e on p.id_key = e.id_key
         inner join {schema}.identity_map i on e.other_id_key = i.id_key
         union
-        select id_key, customer_id from shared
+        select p.id_key, i.customer_id
+        from parted p
+        inner join {schema}.identity_map i on p.id_key = i.id_key
     )
 
     select other.customer_id, k.trigger_id

@@ -12,6 +12,7 @@ from orchestration.cli import (
     customer,
     demo,
     diff,
+    identity,
     learn,
     look,
     pipeline,
@@ -53,6 +54,7 @@ app.command("customer")(customer.customer)
 app.add_typer(sync.app, name="sync")
 app.add_typer(learn.train, name="train")
 app.add_typer(learn.evaluate, name="evaluate")
+app.add_typer(identity.app, name="identity")
 app.add_typer(contracts.app, name="contracts")
 app.add_typer(quarantine.app, name="quarantine")
 

@@ -25,6 +25,7 @@ USER_ERRORS = {
     "SyncError", "LedgerError", "SandboxError", "CollectorError", "UserError", "InferError",
     "QuarantineError", "HotError", "EvaluationError", "TooLittleHistory", "NotFitted",
     "BacktestError", "OutcomeError", "DiffError",
+    "SourceReserved", "IdentityError",
 }  # fmt: skip
 
 

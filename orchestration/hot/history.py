@@ -17,7 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestration import lake
-from orchestration.hot.project import EDGES, IDENTITY, STAGING, WAITING, HotError, Project
+from orchestration.hot.project import (
+    EDGES,
+    IDENTITY,
+    SPLITS,
+    STAGING,
+    WAITING,
+    HotError,
+    Project,
+)
 from orchestration.settings import Settings
 
 if TYPE_CHECKING:
@@ -78,7 +86,9 @@ class Snapshot:
     people: People
     stored: pl.Series  # customers under which the file holds events, ascending
     shared: Any  # arrow: id_hash of ids that belong to nobody
-    shared_edges: Any  # arrow: edges of those, as identity_edges
+    shared_edges: Any  # arrow: edges of those and of ids that were split, as identity_edges
+    splits: Any  # arrow: identity_split_events
+    split_people: Any  # arrow: who the ids in those are, as `Window.people`
     copies: dict[str, Any] = field(default_factory=dict)  # arrow tables by model
     suppressions: Any = None  # arrow
     waiting: list[tuple[int, datetime]] = field(default_factory=list)  # customer, due at
@@ -227,6 +237,7 @@ class History:
         self._rows = self._scalar("select count(*) from past.events", cursor)
         stored = cursor.execute("select distinct customer from past.events order by 1").pl()
         shared = f"select id_key from {schema}.{IDENTITY} where is_shared"
+        split = f"select unnest([id_key, other_id_key]) from {schema}.{SPLITS}"
         edge_columns = ", ".join(self._project.model(EDGES).columns)
         return Snapshot(
             position,
@@ -234,7 +245,13 @@ class History:
             stored["customer"],
             cursor.execute(f"select id_hash(id_key) as id_hash from ({shared})").to_arrow_table(),
             cursor.execute(
-                f"select {edge_columns} from {schema}.{EDGES} where id_key in ({shared})"
+                f"select {edge_columns} from {schema}.{EDGES}"
+                f" where id_key in ({shared} union all {split})"
+            ).to_arrow_table(),
+            cursor.execute(f"from {schema}.{SPLITS}").to_arrow_table(),
+            cursor.execute(
+                "select id_key, customer_id, solo_customer_id, is_shared"
+                f" from {schema}.{IDENTITY} where id_key in ({split})"
             ).to_arrow_table(),
         )
 

@@ -24,10 +24,11 @@ TAG = "hot"
 EVENTS = "source.signalbox.raw.events"
 
 #: What the lane itself needs of the project, besides what is tagged.
-STAGING, MENTIONS, EDGES, IDENTITY = (
+STAGING, MENTIONS, EDGES, SPLITS, IDENTITY = (
     "stg_events",
     "identity_mentions",
     "identity_edges",
+    "identity_split_events",
     "identity_map",
 )
 WAITING = "signals_waiting"
@@ -198,7 +199,7 @@ def choose(manifest: Mapping[str, Any]) -> Choice:
             refused[name] = reason or f"needs {lost[0]}, which {refused[lost[0]]}"
         else:
             syncs.append(name)
-    base = [STAGING, MENTIONS, EDGES, IDENTITY, *FACTS]
+    base = [STAGING, MENTIONS, EDGES, SPLITS, IDENTITY, *FACTS]
     for name in base:
         if reason := judge.refusal(judge.by_name(name)["unique_id"]):
             raise HotError(f"the hot lane cannot run without {name}, which {reason}")

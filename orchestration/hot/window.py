@@ -25,6 +25,7 @@ from orchestration.hot.project import (
     FACTS,
     IDENTITY,
     MENTIONS,
+    SPLITS,
     STAGING,
     WAITING,
     Project,
@@ -106,6 +107,8 @@ class Window:
             if known is None or not rows.equals(known.copies[name]):
                 self._replace(f"{SCHEMA}.{name}", rows)
         self._shared |= set(snapshot.shared["id_hash"].to_pylist())
+        self._take("incoming", snapshot.splits)
+        self._keep_splits("from incoming")
         self._take("incoming", snapshot.shared_edges)
         self._connection.execute(
             f"insert into warm.shared_edges by name select {self._edge_columns} from incoming"
@@ -186,6 +189,9 @@ class Window:
         links = run(
             f"select id_hash(id_key), id_hash(other_id_key) from ({self.project.model(EDGES).sql})"
         ).fetchall()
+        for one, other, log_seq, since in self._stage_splits():
+            mentions += [(one, log_seq, since), (other, log_seq, since)]
+            links.append((one, other))  # whoever parts, or comes together again, is run together
         self._fault_in(id_hash for id_hash, *_ in mentions)
         self.rows += self._count(
             f"insert into warm.events select id_hash(id_key), id_hash(event_id), {self._columns}"
@@ -200,6 +206,23 @@ class Window:
             group = self._groups[self._group_of[id_hash]]
             group.newest = max(group.newest, log_seq)
             self.touch(group.number, Touched(log_seq, since))
+
+    def _stage_splits(self) -> list[tuple[int, int, int, float]]:
+        """Take in which ids were split: hashes of the two, position and time in seconds."""
+        self._keep_splits(self.project.model(SPLITS).sql)
+        return self._connection.execute(
+            "select id_hash(splits.id_key), id_hash(splits.other_id_key), events.log_seq,"
+            " epoch(events.received_at)"
+            f" from {SCHEMA}.{SPLITS} as splits"
+            f" inner join {SCHEMA}.{STAGING} as events using (event_id)"
+        ).fetchall()
+
+    def _keep_splits(self, rows: str) -> None:
+        """Splits are few: all are kept, whoever they concern."""
+        self._connection.execute(
+            f"insert into {SCHEMA}.{SPLITS} by name select * from ({rows})"
+            f" anti join {SCHEMA}.{SPLITS} using (event_id)"
+        )
 
     def groups(self) -> list[int]:
         """The numbers of all groups that are held."""
@@ -257,7 +280,7 @@ class Window:
             " semi join slice using (id_hash)"
         )
         for model in self.project.models:
-            if model.is_copy or model.is_view or model.name == STAGING:
+            if model.is_copy or model.is_view or model.name in (STAGING, SPLITS):
                 continue
             if only is not None and model.name not in only:
                 continue
@@ -280,7 +303,7 @@ class Window:
         ).fetchall()
 
     def _edges(self, sql: str) -> str:
-        """The edges of the slice, and of ids that others share with them those of the others."""
+        """The edges of the slice, and of ids that are shared or split those with others."""
         return f"""
             with own as ({sql})
             select {self._edge_columns} from own
@@ -295,7 +318,7 @@ class Window:
         run = self._connection.execute
         found: dict[int, list[int]] = {}
         names: dict[int, str] = {}
-        new_shared = False
+        hold_edges = bool(self._count_of(f"select count(*) from {SCHEMA}.{SPLITS}"))
         for id_hash, customer, name, is_shared in run(
             "select id_hash(id_key), id_hash(customer_id), customer_id, is_shared"
             f" from {SCHEMA}.{IDENTITY}"
@@ -305,12 +328,14 @@ class Window:
                 names[customer] = name
             if is_shared and id_hash not in self._shared:
                 self._shared.add(id_hash)
-                new_shared = True
-        if new_shared:
+                hold_edges = True
+        if hold_edges:
             run(
                 f"insert into warm.shared_edges by name select {self._edge_columns}"
                 f" from {SCHEMA}.{EDGES} semi join ("
-                f"select id_key from {SCHEMA}.{IDENTITY} where is_shared) using (id_key)"
+                f"select id_key from {SCHEMA}.{IDENTITY} where is_shared"
+                f" union all select unnest([id_key, other_id_key]) from {SCHEMA}.{SPLITS}"
+                ") using (id_key)"
                 " anti join warm.shared_edges using (id_key, other_id_key)"
             )
         newest = max((group.newest for group in chosen), default=-1)
@@ -387,17 +412,22 @@ class Window:
         """identity_map and identity_edges of the slice, for a plan, as Arrow tables.
 
         Ids of others that share an id with someone in the slice are there under the names that they
-        have alone.
+        have alone, and those from whom someone was split under the lake's.
         """
         run = self._connection.execute
+        self._take("split_people", self.snapshot.split_people)
         people = run(
             f"select id_key, customer_id, solo_customer_id, is_shared from {SCHEMA}.{IDENTITY}"
+            " union all"
+            f" from split_people anti join {SCHEMA}.{IDENTITY} using (id_key)"
             " union all"
             " select distinct other_id_key, 'cus_' || substr(md5(other_id_key), 1, 16),"
             " 'cus_' || substr(md5(other_id_key), 1, 16), false"
             f" from {SCHEMA}.{EDGES}"
             f" where other_id_key not in (select id_key from {SCHEMA}.{IDENTITY})"
+            " and other_id_key not in (select id_key from split_people)"
         ).to_arrow_table()
+        self._connection.unregister("split_people")
         edges = run(f"select id_key, other_id_key from {SCHEMA}.{EDGES}").to_arrow_table()
         return people, edges
 

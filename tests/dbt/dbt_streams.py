@@ -38,6 +38,29 @@ def arrivals(seed: int, messages: list[Message], batches: int) -> list[list[Mess
     return delivered
 
 
+def with_splits(seed: int, messages: list[Message], splits: int = 12) -> list[Message]:
+    """The same messages, with ids split by hand and some of the splits undone in between."""
+    rnd = random.Random(seed)
+    people = 9
+    pairs: list[tuple[str, str]] = []
+    found = []
+    for number in range(splits):
+        person = rnd.randrange(people)
+        near = [f"user:user-{(person + 1) % people}", f"email:person{person}@example.com"]
+        near += [f"anonymous:device-{person}", f"anonymous:device-{90 + person}"]
+        undone = bool(pairs) and rnd.random() < 0.3
+        pair = rnd.choice(pairs) if undone else (f"user:user-{person}", rnd.choice(near))
+        pairs.append(pair)
+        properties = {"id": pair[0], "other_id": pair[1], "reason": "two people"}
+        at = rnd.choice(messages).at + timedelta(seconds=1)
+        event = "Identity Split Undone" if undone else "Identity Split"
+        body = {"properties": properties}
+        found.append(
+            Message("track", at, f"s{number}", None, None, event, body, source="signalbox")
+        )
+    return sorted([*messages, *found], key=lambda message: message.at)
+
+
 def _message(rnd: random.Random, at: datetime, people: int, number: int) -> Message:
     person = rnd.randrange(people)
     device = f"device-{rnd.choice([person, person, person, (person + 1) % people, 90 + person])}"

@@ -11,7 +11,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pytest
-from dbt_streams import NOW, arrivals, stream
+from dbt_streams import NOW, arrivals, stream, with_splits
 from dbt_warehouse import Message, Warehouse
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -115,11 +115,11 @@ def of_warehouse(warehouse: Warehouse, models: tuple[str, ...], as_of: datetime)
 def test_the_same_actions_as_the_warehouse(
     project: Project, warehouse: Warehouse, tmp_path: Path, seed: int
 ) -> None:
-    """Late, shuffled, repeated and merging, with time passing: equal after every batch.
+    """Late, shuffled, repeated, merging and split, with time passing: equal after every batch.
 
     The window is so small that customers leave it and come back from the copy of the lake.
     """
-    deliveries = arrivals(seed, stream(seed, size=260, days=9), batches=3)
+    deliveries = arrivals(seed, with_splits(seed, stream(seed, size=260, days=9)), batches=3)
     warehouse.load(deliveries[0])
     warehouse.dbt("seed")
     warehouse.dbt("run", "--exclude", "tag:after_sync", as_of=NOW)
@@ -179,7 +179,7 @@ def test_batches_in_any_order_end_as_one_batch_in_order(
     project: Project, empty: Hot, seed: int, batches: int, size: int
 ) -> None:
     """Late, shuffled and repeated deliveries of the same messages end in the same rows."""
-    messages = stream(seed, size=size, days=9)
+    messages = with_splits(seed, stream(seed, size=size, days=9), splits=4)
     models = (*project.signals, *project.syncs)
     with closing(empty.fresh()) as window:
         # The first copy of a message decides its position in the log, in both.

@@ -381,3 +381,15 @@ def test_customers_who_part_get_no_message_twice(lake: duckdb.DuckDBPyConnection
     assert {(row["customer_id"], row["trigger_id"]) for row in found.rows("message")} == {
         ("eve", "cart-1"), ("ben", "day-2")
     }  # fmt: skip
+
+
+def test_customers_who_are_split_by_hand_get_no_message_twice(
+    lake: duckdb.DuckDBPyConnection,
+) -> None:
+    # The edge between ben and the kiosk was split; once all were ann, whose phone is the kiosk's.
+    identities(lake, ann="ann", phone="ann", kiosk="ann", ben="ben", eve="eve")
+    lake.execute("insert into identity_edges values ('id:kiosk', 'id:ben'), "
+                 "('id:kiosk', 'id:ann'), ('id:phone', 'id:ann')")  # fmt: skip
+    messages_of(lake, ("ben", "cart-1"), ("eve", "cart-1"))
+    found = plan(lake, message_spec(), acted_on(("ann", "cart-1")), schema="main")
+    assert [row["customer_id"] for row in found.rows("message")] == ["eve"]

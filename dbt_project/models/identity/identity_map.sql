@@ -38,11 +38,45 @@ limits as (
     where rule = 'limit'
 ),
 
+splits as (
+    select
+        id_key,
+        other_id_key,
+        is_split,
+        changed_seq
+    from {{ ref('identity_splits') }}
+),
+
+split_ids as (
+    select
+        id_key,
+        max(changed_seq) as split_seq
+    from (
+        select
+            id_key,
+            changed_seq
+        from splits
+        union all
+        select
+            other_id_key as id_key,
+            changed_seq
+        from splits
+    ) as ends
+    group by id_key
+),
+
 {% if is_incremental() %}
     touched as (
         select distinct known.customer_id
         from {{ this }} as known
-        inner join mentions on known.id_key = mentions.id_key
+        inner join (
+            select id_key
+            from mentions
+            union
+            select id_key
+            from split_ids
+            where split_seq > {{ watermark() }}
+        ) as news on known.id_key = news.id_key
     ),
 
     known_ids as (
@@ -158,42 +192,61 @@ ranked_ids as (
     from ids
 ),
 
-links as (
+-- Split edges join nobody, but count for the limits: who shares an id is not made fewer by a split.
+unsplit_edges as (
     select
         near_edges.id_key,
-        near_edges.other_id_key
+        near_edges.other_id_key,
+        shared_ids.shared_since_seq
     from near_edges
+    left join splits
+        on
+            splits.is_split
+            and least(near_edges.id_key, near_edges.other_id_key) = splits.id_key
+            and greatest(near_edges.id_key, near_edges.other_id_key) = splits.other_id_key
     left join shared_ids on near_edges.id_key = shared_ids.id_key
-    where shared_ids.id_key is null
+    where splits.id_key is null
+),
+
+links as (
+    select
+        id_key,
+        other_id_key
+    from unsplit_edges
+    where shared_since_seq is null
 
     union all
 
     select
-        near_edges.other_id_key as id_key,
-        near_edges.id_key as other_id_key
-    from near_edges
-    left join shared_ids on near_edges.id_key = shared_ids.id_key
-    where shared_ids.id_key is null
+        other_id_key as id_key,
+        id_key as other_id_key
+    from unsplit_edges
+    where shared_since_seq is null
 ),
 
 {{ connected_components('components', 'ranked_ids', 'links') }},
 
--- Being cut off from a shared id changes both sides.
+-- Being cut off, from a shared id or by a split, changes both sides.
 cuts as (
     select
         id_key,
-        max(shared_since_seq) as cut_seq
+        max(seq) as cut_seq
     from (
         select
-            near_edges.other_id_key as id_key,
-            shared_ids.shared_since_seq
-        from near_edges
-        inner join shared_ids on near_edges.id_key = shared_ids.id_key
+            other_id_key as id_key,
+            shared_since_seq as seq
+        from unsplit_edges
+        where shared_since_seq is not null
         union all
         select
             id_key,
-            shared_since_seq
+            shared_since_seq as seq
         from shared_ids
+        union all
+        select
+            id_key,
+            split_seq as seq
+        from split_ids
     ) as ends
     group by id_key
 ),

@@ -38,6 +38,14 @@ shared_ids as (
     where is_shared
 ),
 
+splits as (
+    select
+        id_key,
+        other_id_key
+    from {{ ref('identity_splits') }}
+    where is_split
+),
+
 counted_edges as (
     select
         edges.id_key,
@@ -48,7 +56,11 @@ counted_edges as (
         edges.evidence
     from edges
     left join shared_ids on edges.id_key = shared_ids.id_key
-    where shared_ids.id_key is null
+    left join splits
+        on
+            least(edges.id_key, edges.other_id_key) = splits.id_key
+            and greatest(edges.id_key, edges.other_id_key) = splits.other_id_key
+    where shared_ids.id_key is null and splits.id_key is null
 ),
 
 edge_ends as (

@@ -133,6 +133,7 @@ def _make_lake(connection: Any, project: Project, nodes: dict[str, Any], events:
 
     with duckdb.connect() as shapes:
         shapes.execute("create schema raw; create schema hot")
+        shapes.execute("create table hot.moment (as_of timestamptz)")
         shapes.register("e", raw_tables.schema("events").empty_table())
         shapes.execute("create table raw.events as from e")
         for model in project.models:

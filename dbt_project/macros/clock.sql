@@ -4,7 +4,7 @@
    and views go on asking the clock, as they stand after a build of then. #}
 {% macro as_of_ts() -%}
     {%- if target.name == 'hot' -%}
-        cast(getvariable('as_of') as {{ type_of('timestamp') }})
+        cast((select moment.as_of from {{ target.schema }}.moment as moment) as {{ type_of('timestamp') }})
     {%- elif var('as_of', none) -%}
         {{ timestamp_literal(var('as_of')) }}
     {%- elif model is defined and model.resource_type == 'model' and model.config.materialized == 'view' -%}

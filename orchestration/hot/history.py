@@ -132,6 +132,8 @@ class History:
         self._lake.execute(f"set temp_directory = '{directory / 'tmp'}'")
         self._open()
         self._reader = self._lake.cursor()
+        self._reader.execute(HASH)
+        self._reader.execute("set timezone = 'UTC'")  # as the window's, or types would differ
 
     def close(self) -> None:
         self._reader.close()
@@ -158,18 +160,21 @@ class History:
             cursor.close()
         return snapshot
 
-    def events_of(self, customers: Sequence[int]) -> list[Any]:
-        """Arrow tables with the events that are stored under these customers."""
-        query = f"select id_hash, {', '.join(self._columns)} from past.events"
+    def events_of(self, customers: Sequence[int]) -> pl.DataFrame:
+        """The events that are stored under these customers, as a `Store` holds them."""
+        import polars as pl
+
+        columns = ", ".join(self._columns)
+        query = f"select id_hash, id_hash(event_id) as event_hash, {columns} from past.events"
         if len(customers) * _ROWS_A_LOOKUP > self._rows:
             import pyarrow as pa
 
             asked = pa.table({"customer": pa.array(customers, pa.int64())})
             self._reader.register("asked", asked)
             found = self._reader.execute(f"{query} semi join asked using (customer)")
-            return [found.to_arrow_table()]
+            return found.pl()
         query += " where customer = ?"
-        return [self._reader.execute(query, [customer]).to_arrow_table() for customer in customers]
+        return pl.concat(self._reader.execute(query, [customer]).pl() for customer in customers)
 
     def recent(self, rows: int) -> list[int]:
         """The customers seen last whose events, together, are no more than so many."""

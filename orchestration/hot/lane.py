@@ -17,9 +17,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from orchestration.hot.history import History, Snapshot
-from orchestration.hot.project import HotError, Project
+from orchestration.hot.project import FACTS, IDENTITY, HotError, Project
 from orchestration.hot.sender import Messages, Sender, key_of
-from orchestration.hot.window import SCHEMA, Ran, Touched, Window
+from orchestration.hot.window import Ran, Touched, Window
 
 if TYPE_CHECKING:
     from ingestion.open_log import Reader
@@ -30,8 +30,9 @@ log = logging.getLogger("signalbox.hot")
 CHUNK = 2_000  # records staged at a time
 CATCH_UP = 20_000  # records behind from which on nothing is run for so many seconds
 CATCH_UP_SECONDS = 30.0
-MAX_GROUPS = 500  # customers run at a time
-SLOW_SECONDS = 0.1  # what the models with a row for each day may take of a turn, about
+MAX_GROUPS = 1_000  # customers run at a time
+SLOW_SECONDS = 0.1  # what the models with a row for each day may take at a time, about
+SLOW_PAUSE = 0.5  # seconds of other work before they are run all the same
 POLL_SECONDS = 0.005
 BROKER_POLL_SECONDS = 0.05
 FOLLOW_SECONDS = 30.0
@@ -60,6 +61,10 @@ class Lane:
         self.events = 0
         self.evaluated = 0
         self._specs = specs
+        self._slow_specs = [spec for spec in specs if spec.model not in project.quick_syncs]
+        self._slow_models = project.needs(
+            IDENTITY, *FACTS, *(spec.model for spec in self._slow_specs)
+        )
         self._history = history
         self._reader = reader
         self._senders = senders
@@ -70,6 +75,7 @@ class Lane:
         # Touched, and not yet run through the models that take a row for each day.
         self._slow: dict[int, Touched] = {}
         self._slow_groups = 20
+        self._slow_ran_at = time.monotonic()
         self._ran_at = time.monotonic()
         self._fresh: Snapshot | None = None
         self._mutex = threading.Lock()
@@ -142,59 +148,65 @@ class Lane:
         if not marks and not self._slow:
             return worked
         now = self._clock()
-        asked: dict[int, Touched] = {}
         if marks:
-            asked = self._quick(marks, now)
-        if not self.window.pending and self.behind == 0:
-            share = sorted(self._slow, key=lambda number: -self._slow[number].log_seq)
-            asked |= {number: self._slow[number] for number in share[: self._slow_groups]}
-        if asked:
-            self._thorough(asked, now)
+            self._quick(marks, now)
+        rested = not marks or time.monotonic() - self._slow_ran_at > SLOW_PAUSE
+        if self._slow and rested and not self.window.pending and self.behind == 0:
+            self._work_off(now)
         return True
 
-    def _quick(self, marks: dict[int, Touched], now: datetime) -> dict[int, Touched]:
-        """Run what takes little time; returns for whom a message needs the rest at once."""
+    def _quick(self, marks: dict[int, Touched], now: datetime) -> None:
+        """Run what takes little time; and the rest for whom a message needs it at once."""
         ran = self.window.evaluate(marks, now, self.project.quick_models)
         self.batches += 1
         self.evaluated += len(ran)
         for customer, due_at in self.window.waiting():
             if due_at > now:
                 self._wait_for(customer, due_at)
-        needed: dict[int, Touched] = {}
         for spec in self._specs:
             if spec.model in self.project.quick_syncs:
                 self._hand_over(spec, ran)
-                continue
-            for signal in self.project.signals_of(spec.model):
-                if signal in self.project.quick_models:
-                    for name in self._fresh_signals(spec, signal, now) & ran.keys():
-                        needed[ran[name].number] = ran[name].touched
-        if len(self.project.quick_syncs) < len(self._specs):
+        if self._slow_specs:
             self._slow |= {one.number: one.touched for one in ran.values()}
-        return needed
+            self._hurry(ran)
 
-    def _thorough(self, marks: dict[int, Touched], now: datetime) -> None:
-        """Run everything; as many customers next time as SLOW_SECONDS allow."""
+    def _hurry(self, ran: dict[str, Ran]) -> None:
+        """Run the rest for whom a message needs it."""
+        urgent: set[str] = set()
+        wanted = []
+        for spec in self._slow_specs:
+            signals = self.project.quick_models & set(self.project.signals_of(spec.model))
+            fresh = set().union(*(self._fresh_signals(spec, signal) for signal in signals))
+            if fresh := fresh & ran.keys():
+                urgent |= fresh
+                wanted.append(spec)
+        if not urgent:
+            return
+        models = self.project.needs(*(spec.model for spec in wanted))
+        self.window.narrow(urgent, models - self.project.quick_models)
+        for spec in wanted:
+            self._hand_over(spec, {name: ran[name] for name in urgent})
+
+    def _work_off(self, now: datetime) -> None:
+        """Run the rest over those touched last; as many next time as SLOW_SECONDS allow."""
         began = time.monotonic()
-        ran = self.window.evaluate(marks, now)
-        for spec in self._specs:
-            if spec.model not in self.project.quick_syncs:
-                self._hand_over(spec, ran)
-        for number in marks:
-            self._slow.pop(number, None)
-        if len(marks) >= self._slow_groups:
-            took = time.monotonic() - began
-            fitting = int(len(marks) * SLOW_SECONDS / max(took, 0.001))
+        latest = heapq.nlargest(
+            self._slow_groups, self._slow, key=lambda number: self._slow[number].log_seq
+        )
+        marks = {number: self._slow.pop(number) for number in latest}
+        ran = self.window.evaluate(marks, now, self._slow_models)
+        for spec in self._slow_specs:
+            self._hand_over(spec, ran)
+        self._slow_ran_at = time.monotonic()
+        if len(latest) == self._slow_groups:
+            fitting = int(len(latest) * SLOW_SECONDS / (self._slow_ran_at - began))
             self._slow_groups = max(5, min(fitting, 2 * self._slow_groups, MAX_GROUPS))
 
-    def _fresh_signals(self, spec: SyncSpec, signal: str, now: datetime) -> set[str]:
+    def _fresh_signals(self, spec: SyncSpec, signal: str) -> set[str]:
         """Whose signal of the last slice may make a message that was not looked at yet."""
-        rows = self.window.main.execute(
-            f'select customer_id, trigger_id from {SCHEMA}."{signal}" where expires_at > ?', [now]
-        ).fetchall()
         return {
             customer
-            for customer, trigger in rows
+            for customer, trigger in self.window.signals_of(signal)
             if key_of(spec, customer, trigger) not in self._seen
         }
 
@@ -229,17 +241,20 @@ class Lane:
             heapq.heappush(self._due, (due_at, customer))
 
     def _hand_over(self, spec: SyncSpec, ran: dict[str, Ran]) -> None:
-        cursor = self.window.main
-        rows = cursor.execute(f'from {SCHEMA}."{spec.model}"').to_arrow_table()
+        """Give what the last slice says of these customers, and was not given yet, to be sent."""
+        rows = self.window.rows_of(spec.model)
         if not rows.num_rows:
             return
+        owners = rows["customer_id"].to_pylist()
         keys = [
             key_of(spec, customer, trigger)
-            for customer, trigger in zip(
-                rows["customer_id"].to_pylist(), rows["trigger_id"].to_pylist(), strict=True
-            )
+            for customer, trigger in zip(owners, rows["trigger_id"].to_pylist(), strict=True)
         ]
-        fresh = [place for place, key in enumerate(keys) if key not in self._seen]
+        fresh = [
+            place
+            for place, key in enumerate(keys)
+            if owners[place] in ran and key not in self._seen
+        ]
         if not fresh:
             return
         for place in fresh:
@@ -258,7 +273,7 @@ class Lane:
                 edges,
                 frozenset(names),
                 {
-                    keys[place]: ran[customer].touched.since if customer in ran else time.time()
+                    keys[place]: ran[customer].touched.since
                     for place, customer in zip(fresh, customers, strict=True)
                 },
             )

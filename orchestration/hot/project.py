@@ -89,12 +89,17 @@ class Project(msgspec.Struct, frozen=True, dict=True):
         """Syncs made of quick models only."""
         return self.quick_models & set(self.syncs)
 
+    def needs(self, *names: str) -> frozenset[str]:
+        """These models and all that they are made from."""
+        found = set(names)
+        for model in reversed(self.models):
+            if model.name in found:
+                found |= set(model.parents)
+        return frozenset(found)
+
     def signals_of(self, name: str) -> list[str]:
         """The tagged signals that a model is made from."""
-        above: set[str] = set()
-        for model in reversed(self.models):
-            if model.name == name or model.name in above:
-                above |= set(model.parents)
+        above = self.needs(name) - {name}
         return [signal for signal in self.signals if signal in above]
 
     def without(self, name: str, reason: str) -> Project:

@@ -14,12 +14,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from ingestion import raw_tables
 from ingestion.record_tables import split
 from orchestration.hot.history import HASH, History, Snapshot
+from orchestration.hot.plans import Plans
 from orchestration.hot.project import (
     EDGES,
     FACTS,
@@ -30,6 +31,7 @@ from orchestration.hot.project import (
     WAITING,
     Project,
 )
+from orchestration.hot.store import Store
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -56,16 +58,20 @@ class Window:
 
         self.project = project
         self.max_rows = max_rows
-        self.rows = 0
         self.late = 0  # customers that were read from the history
         self._history = history
         self._connection = duckdb.connect()
         self._connection.execute("set timezone = 'UTC'")
-        self._connection.execute("set threads = 2")
+        # A batch is too small to be shared, and the other cores have other work.
+        self._connection.execute("set threads = 1")
         self._connection.execute(HASH)
         self._connection.execute(f"set memory_limit = '{memory}'")
+        self._plans = Plans(self._connection)
         self._staging = project.model(STAGING)
-        self._columns = ", ".join(self._staging.columns)
+        self._hashed = (
+            "select id_hash(id_key) as id_hash, id_hash(event_id) as event_hash,"
+            f" {', '.join(self._staging.columns)} from {SCHEMA}.{STAGING} where id_key is not null"
+        )
         self._edge_columns = ", ".join(project.model(EDGES).columns)
         self._groups: dict[int, _Group] = {}  # by number, the longest untouched first
         self._group_of: dict[int, int] = {}  # id → number
@@ -75,11 +81,18 @@ class Window:
         self._snapshot: Snapshot | None = None
         self._facts = threading.Lock()
         self._with_facts: set[str] = set()
+        self._slice_rows = 0
+        self._store: Store
         #: Groups that were touched since their models last ran.
         self.pending: dict[int, Touched] = {}
 
     def close(self) -> None:
         self._connection.close()
+
+    @property
+    def rows(self) -> int:
+        """How many events are held."""
+        return self._store.rows
 
     @property
     def customers(self) -> int:
@@ -104,23 +117,25 @@ class Window:
             self._create(snapshot)
             self._warm_up()
         for name, rows in snapshot.copies.items():
-            if known is None or not rows.equals(known.copies[name]):
-                self._replace(f"{SCHEMA}.{name}", rows)
+            if known is not None and not rows.equals(known.copies[name]):
+                self._connection.execute(f"delete from {SCHEMA}.{name}")
+                self._insert(f"{SCHEMA}.{name}", rows)
         self._shared |= set(snapshot.shared["id_hash"].to_pylist())
         self._take("incoming", snapshot.splits)
-        self._keep_splits("from incoming")
+        self._connection.execute(self._keep_splits("from incoming"))
         self._take("incoming", snapshot.shared_edges)
         self._connection.execute(
             f"insert into warm.shared_edges by name select {self._edge_columns} from incoming"
             " anti join warm.shared_edges using (id_key, other_id_key)"
         )
         self._connection.unregister("incoming")
+        self._connection.execute("delete from warm.split_people")
+        self._insert("warm.split_people", snapshot.split_people)
         # What the list in the project says stands in the lake's answer already.
         for name in (STAGING, IDENTITY):
             self._connection.execute(f"delete from {SCHEMA}.{name}")
-        self._connection.execute(
-            f"create or replace table warm.written as from {SCHEMA}.suppressions"
-        )
+        self._connection.execute("delete from warm.written")
+        self._connection.execute(f"insert into warm.written by name from {SCHEMA}.suppressions")
         self._take("incoming", snapshot.suppressions)
         with self._facts:
             # What the lake has read since stands in its own list.
@@ -138,18 +153,19 @@ class Window:
         run = self._connection.execute
         for schema in ("raw", SCHEMA, "warm", "facts"):
             run(f"create schema {schema}")
-        self._replace("raw.events", raw_tables.schema("events").empty_table())
+        run(f"create table {SCHEMA}.moment (as_of timestamptz)")
+        self._create_from("raw.events", raw_tables.schema("events").empty_table())
         for name, rows in snapshot.copies.items():
-            self._replace(f"{SCHEMA}.{name}", rows)
+            self._create_from(f"{SCHEMA}.{name}", rows)
         for model in self.project.models:
             if not model.is_copy:
                 kind = "view" if model.is_view else "table"
                 run(f'create {kind} {SCHEMA}."{model.name}" as {model.sql}')
-        run(
-            f"create table warm.events as select id_hash(id_key) as id_hash, id_hash(event_id) as"
-            f" event_hash, {self._columns} from {SCHEMA}.{STAGING} limit 0"
-        )
+        self._store = Store(run(f"{self._hashed} limit 0").pl())
+        run("create table warm.chosen (customer_id varchar)")
+        self._create_from("warm.split_people", snapshot.split_people)
         run(f"create table warm.shared_edges as from {SCHEMA}.{EDGES} limit 0")
+        run(f"create table warm.written as from {SCHEMA}.suppressions limit 0")
         for name in FACTS:
             run(f"create table facts.{name} as from {SCHEMA}.{name} limit 0")
         run("alter table facts.suppressions add column log_seq bigint")
@@ -171,15 +187,16 @@ class Window:
 
     def stage_events(self, events: Any) -> None:
         """Take in rows of raw.events, an Arrow table."""
-        run = self._connection.execute
-        self._take("incoming", events)
+
+        def run(statement: str) -> DuckDBPyConnection:
+            return self._plans.run(statement, events.num_rows)
+
         run("delete from raw.events")
-        run("insert into raw.events by name select * from incoming")
-        self._connection.unregister("incoming")
+        self._insert("raw.events", events)
         run(f"delete from {SCHEMA}.{STAGING}")
         run(f"insert into {SCHEMA}.{STAGING} {self._staging.sql}")
         # An address counts for everybody who has it, at once; whose it was follows with the models.
-        self._suppress("address is not null")
+        self._suppress("address is not null", events.num_rows)
         mentions = run(
             "select id_hash(mentions.id_key), max(events.log_seq),"
             " min(epoch(coalesce(events.replayed_at, events.received_at)))"
@@ -189,16 +206,17 @@ class Window:
         links = run(
             f"select id_hash(id_key), id_hash(other_id_key) from ({self.project.model(EDGES).sql})"
         ).fetchall()
-        for one, other, log_seq, since in self._stage_splits():
+        run(self._keep_splits(self.project.model(SPLITS).sql))
+        splits = run(
+            "select id_hash(splits.id_key), id_hash(splits.other_id_key), events.log_seq,"
+            f" epoch(events.received_at) from {SCHEMA}.{SPLITS} as splits"
+            f" inner join {SCHEMA}.{STAGING} as events using (event_id)"
+        ).fetchall()
+        for one, other, log_seq, since in splits:
             mentions += [(one, log_seq, since), (other, log_seq, since)]
             links.append((one, other))  # whoever parts, or comes together again, is run together
         self._fault_in(id_hash for id_hash, *_ in mentions)
-        self.rows += self._count(
-            f"insert into warm.events select id_hash(id_key), id_hash(event_id), {self._columns}"
-            f" from {SCHEMA}.{STAGING} where id_key is not null and id_hash(event_id) not in ("
-            f"select events.event_hash from warm.events as events inner join"
-            f" {SCHEMA}.{STAGING} as staged on events.event_hash = id_hash(staged.event_id))"
-        )
+        self._store.add(run(self._hashed).pl())
         for weaker, stronger in links:
             if weaker not in self._shared:
                 self._join(self._group_of[weaker], self._group_of[stronger])
@@ -207,19 +225,9 @@ class Window:
             group.newest = max(group.newest, log_seq)
             self.touch(group.number, Touched(log_seq, since))
 
-    def _stage_splits(self) -> list[tuple[int, int, int, float]]:
-        """Take in which ids were split: hashes of the two, position and time in seconds."""
-        self._keep_splits(self.project.model(SPLITS).sql)
-        return self._connection.execute(
-            "select id_hash(splits.id_key), id_hash(splits.other_id_key), events.log_seq,"
-            " epoch(events.received_at)"
-            f" from {SCHEMA}.{SPLITS} as splits"
-            f" inner join {SCHEMA}.{STAGING} as events using (event_id)"
-        ).fetchall()
-
-    def _keep_splits(self, rows: str) -> None:
-        """Splits are few: all are kept, whoever they concern."""
-        self._connection.execute(
+    def _keep_splits(self, rows: str) -> str:
+        """The statement that takes in which ids were split: all are kept, whoever they concern."""
+        return (
             f"insert into {SCHEMA}.{SPLITS} by name select * from ({rows})"
             f" anti join {SCHEMA}.{SPLITS} using (event_id)"
         )
@@ -266,41 +274,75 @@ class Window:
 
         The models' relations hold the result until the next call. Returns the customers, by id.
         """
-        import pyarrow as pa
 
         chosen = [self._groups[number] for number in marks if number in self._groups]
         ids = [id_hash for group in chosen for id_hash in group.ids]
         touched = {id_hash: marks[group.number] for group in chosen for id_hash in group.ids}
-        run = self._connection.execute
-        run(f"set variable as_of = timestamptz '{as_of.astimezone(UTC).isoformat()}'")
-        self._take("slice", pa.table({"id_hash": pa.array(ids, pa.int64())}))
-        run(f"delete from {SCHEMA}.{STAGING}")
-        run(
-            f"insert into {SCHEMA}.{STAGING} by name select {self._columns} from warm.events"
-            " semi join slice using (id_hash)"
+        self._connection.execute(f"delete from {SCHEMA}.moment")
+        self._connection.execute(f"insert into {SCHEMA}.moment values (?)", [as_of])
+        events = self._store.of(ids).drop("id_hash", "event_hash")
+        self._slice_rows = events.height
+        self._run(f"delete from {SCHEMA}.{STAGING}")
+        self._insert(f"{SCHEMA}.{STAGING}", events)
+        self._run_models(only)
+        ran = self._regroup(chosen, touched)
+        self._refresh_facts(ran)
+        return ran
+
+    def narrow(self, customers: Collection[str], only: Collection[str]) -> None:
+        """Run more models over some customers of the last slice, by id.
+
+        What relations say of the slice's other customers after that does not count.
+        """
+        import pyarrow as pa
+
+        self._connection.execute("delete from warm.chosen")
+        self._insert("warm.chosen", pa.table({"customer_id": list(customers)}))
+        kept = self._run(f"select count(distinct customer_id) from {SCHEMA}.{IDENTITY}")
+        self._slice_rows = self._slice_rows * len(customers) // max(_number(kept), 1)
+        # The models take their customers from the map.
+        self._run(
+            f"delete from {SCHEMA}.{IDENTITY}"
+            " where not is_shared and customer_id not in (from warm.chosen)"
         )
+        self._run(
+            f"delete from {SCHEMA}.{EDGES} where id_key not in (select id_key from"
+            f" {SCHEMA}.{IDENTITY})"
+        )
+        self._run_models(only)
+
+    def _run_models(self, only: Collection[str] | None) -> None:
         for model in self.project.models:
             if model.is_copy or model.is_view or model.name in (STAGING, SPLITS):
                 continue
             if only is not None and model.name not in only:
                 continue
-            run(f'delete from {SCHEMA}."{model.name}"')
+            self._run(f'delete from {SCHEMA}."{model.name}"')
             if model.name == EDGES:
-                run(f"insert into {SCHEMA}.{EDGES} by name {self._edges(model.sql)}")
+                self._run(f"insert into {SCHEMA}.{EDGES} by name {self._edges(model.sql)}")
             else:
-                run(f'insert into {SCHEMA}."{model.name}" {model.sql}')
-        ran = self._regroup(chosen, touched)
-        self._refresh_facts(ran)
-        self._connection.unregister("slice")
-        return ran
+                self._run(f'insert into {SCHEMA}."{model.name}" {model.sql}')
+
+    def _run(self, statement: str) -> DuckDBPyConnection:
+        """Run a statement over what the last slice has made."""
+        return self._plans.run(statement, self._slice_rows)
+
+    def rows_of(self, model: str) -> Any:
+        """What a model says of the last slice, an Arrow table."""
+        return self._run(f'from {SCHEMA}."{model}"').to_arrow_table()
+
+    def signals_of(self, model: str) -> list[tuple[str, str]]:
+        """What a signal says of the last slice and is not expired: customer_id and trigger_id."""
+        return self._run(
+            f'select customer_id, trigger_id from {SCHEMA}."{model}", {SCHEMA}.moment'
+            " where expires_at > moment.as_of"
+        ).fetchall()
 
     def waiting(self) -> list[tuple[int, datetime]]:
         """What waits for time to pass in the last slice: customer (by hash) and when it is due."""
         if not self.project.has(WAITING):
             return []
-        return self._connection.execute(
-            f"select id_hash(customer_id), due_at from {SCHEMA}.{WAITING}"
-        ).fetchall()
+        return self._run(f"select id_hash(customer_id), due_at from {SCHEMA}.{WAITING}").fetchall()
 
     def _edges(self, sql: str) -> str:
         """The edges of the slice, and of ids that are shared or split those with others."""
@@ -315,10 +357,10 @@ class Window:
 
     def _regroup(self, chosen: list[_Group], touched: Mapping[int, Touched]) -> dict[str, Ran]:
         """Customers are now what the models say."""
-        run = self._connection.execute
+        run = self._run
         found: dict[int, list[int]] = {}
         names: dict[int, str] = {}
-        hold_edges = bool(self._count_of(f"select count(*) from {SCHEMA}.{SPLITS}"))
+        hold_edges = bool(_number(run(f"select count(*) from {SCHEMA}.{SPLITS}")))
         for id_hash, customer, name, is_shared in run(
             "select id_hash(id_key), id_hash(customer_id), customer_id, is_shared"
             f" from {SCHEMA}.{IDENTITY}"
@@ -377,7 +419,7 @@ class Window:
     def _refresh_facts(self, customers: Iterable[str]) -> None:
         """Of the customers of this slice whose facts are kept; and who is on the list by name."""
         self._write_facts(self._with_facts & set(customers))
-        self._suppress("customer_id is not null")
+        self._suppress("customer_id is not null", self._slice_rows)
 
     def _write_facts(self, customers: set[str]) -> None:
         if not customers:
@@ -398,14 +440,16 @@ class Window:
             run("commit")
         self._connection.unregister("asked")
 
-    def _suppress(self, condition: str) -> None:
+    def _suppress(self, condition: str, rows: int) -> None:
         """Put what the present slice says on the suppression list, with how far it has read."""
-        log_seq = self._count_of(f"select max(log_seq) from {SCHEMA}.{STAGING}")
         with self._facts:
-            self._connection.execute(
+            self._plans.run(
                 "insert into facts.suppressions by name"
-                f" select *, {log_seq} as log_seq from {SCHEMA}.suppressions"
-                f" where {condition} except select *, {log_seq} as log_seq from warm.written"
+                " with reached as ("
+                f"select coalesce(max(log_seq), 0) as log_seq from {SCHEMA}.{STAGING})"
+                f" select * from {SCHEMA}.suppressions, reached where {condition}"
+                " except select * from warm.written, reached",
+                rows,
             )
 
     def people(self) -> tuple[Any, Any]:
@@ -414,27 +458,20 @@ class Window:
         Ids of others that share an id with someone in the slice are there under the names that they
         have alone, and those from whom someone was split under the lake's.
         """
-        run = self._connection.execute
-        self._take("split_people", self.snapshot.split_people)
+        run = self._run
         people = run(
             f"select id_key, customer_id, solo_customer_id, is_shared from {SCHEMA}.{IDENTITY}"
             " union all"
-            f" from split_people anti join {SCHEMA}.{IDENTITY} using (id_key)"
+            f" from warm.split_people anti join {SCHEMA}.{IDENTITY} using (id_key)"
             " union all"
             " select distinct other_id_key, 'cus_' || substr(md5(other_id_key), 1, 16),"
             " 'cus_' || substr(md5(other_id_key), 1, 16), false"
             f" from {SCHEMA}.{EDGES}"
             f" where other_id_key not in (select id_key from {SCHEMA}.{IDENTITY})"
-            " and other_id_key not in (select id_key from split_people)"
+            " and other_id_key not in (select id_key from warm.split_people)"
         ).to_arrow_table()
-        self._connection.unregister("split_people")
         edges = run(f"select id_key, other_id_key from {SCHEMA}.{EDGES}").to_arrow_table()
         return people, edges
-
-    @property
-    def main(self) -> DuckDBPyConnection:
-        """The connection on which `evaluate` ran, for the thread that it ran in."""
-        return self._connection
 
     # Groups
 
@@ -446,7 +483,6 @@ class Window:
         """Let go of the longest untouched, as far as the lake has read what is known of them."""
         if self.rows <= self.max_rows:
             return
-        import pyarrow as pa
 
         gone: list[int] = []
         share = 1 - 0.8 * self.max_rows / self.rows
@@ -461,9 +497,7 @@ class Window:
                 if self._group_of.get(id_hash) == number:
                     del self._group_of[id_hash]
             gone += group.ids
-        self._take("gone", pa.table({"id_hash": pa.array(gone, pa.int64())}))
-        self.rows -= self._count("delete from warm.events where id_hash in (from gone)")
-        self._connection.unregister("gone")
+        self._store.drop(gone)
 
     def _new_group(self, ids: set[int], newest: int = -1, customer: int | None = None) -> _Group:
         self._number += 1
@@ -493,8 +527,6 @@ class Window:
 
     def _fault_in(self, ids: Iterable[int]) -> None:
         """Make sure that these ids are here, each with all of its customer."""
-        import pyarrow as pa
-
         solos: list[int] = []
         fresh: list[int] = []
         wanted = [id_hash for id_hash in ids if id_hash not in self._group_of]
@@ -518,31 +550,27 @@ class Window:
             self.late += 1
         stored = self.snapshot.stored_under(solos)
         if stored:
-            parts = self._history.events_of(stored)
-            self._take("incoming", pa.concat_tables(parts))
-            self._take("fresh", pa.table({"id_hash": pa.array(fresh, pa.int64())}))
-            self.rows += self._count(
-                f"insert into warm.events select id_hash, id_hash(event_id), {self._columns}"
-                " from incoming semi join fresh using (id_hash)"
-            )
-            self._connection.unregister("incoming")
-            self._connection.unregister("fresh")
+            found = self._history.events_of(stored)
+            self._store.add(found.filter(found["id_hash"].is_in(fresh)))
 
-    def _replace(self, relation: str, rows: Any) -> None:
+    def _create_from(self, relation: str, rows: Any) -> None:
         self._take("incoming", rows)
-        self._connection.execute(f"create or replace table {relation} as from incoming")
+        self._connection.execute(f"create table {relation} as from incoming")
+        self._connection.unregister("incoming")
+
+    def _insert(self, relation: str, rows: Any) -> None:
+        self._take("incoming", rows)
+        self._connection.execute(f"insert into {relation} by name from incoming")
         self._connection.unregister("incoming")
 
     def _take(self, name: str, rows: Any) -> None:
         self._connection.register(name, rows)
 
-    def _count(self, statement: str) -> int:
-        """How many rows a statement has changed."""
-        return self._count_of(statement)
 
-    def _count_of(self, query: str) -> int:
-        row = self._connection.execute(query).fetchone()
-        return int(row[0]) if row and row[0] is not None else 0
+def _number(result: DuckDBPyConnection) -> int:
+    """The one number of a result: how many rows a statement has changed."""
+    row = result.fetchone()
+    return int(row[0]) if row and row[0] is not None else 0
 
 
 @dataclass(frozen=True)

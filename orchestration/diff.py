@@ -148,11 +148,13 @@ def _last_build(connection: DuckDBPyConnection) -> tuple[datetime, int]:
 
     try:
         row = connection.execute(LAST_BUILD).fetchone()
-    except duckdb.CatalogException:
+        for compared in ("segment_membership", "signals"):
+            connection.execute(f"select 1 from {BUILT}.{compared} limit 0")
+    except (duckdb.CatalogException, duckdb.BinderException):
         row = None
     if row is None or row[0] is None or row[1] is None:
         raise DiffError(
-            "Nothing was built in this home yet, so that there is nothing to compare with: "
+            "Not all models were built in this home yet, so that there is nothing to compare with: "
             "signalbox load, then signalbox build."
         )
     return row[0], int(row[1])

@@ -133,7 +133,7 @@ def test_mistakes_are_told(settings: Settings) -> None:
         backtest(settings, "nonsense")
     with pytest.raises(BacktestError, match="--since must be a day after the first"):
         backtest(settings, "payment_failed", since=day(-3))
-    with pytest.raises(diff.DiffError, match="Nothing was built in this home yet"):
+    with pytest.raises(diff.DiffError, match="Not all models were built in this home yet"):
         diff.diff(settings)
 
 

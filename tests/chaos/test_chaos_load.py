@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,18 @@ NEVER = "600"  # the child's own fuse, in seconds: these are killed from outside
 
 
 class Loads:
-    """The process that forks one loading child for each line it is sent."""
+    """The process that always has a child waiting, which loads when it is sent a line."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
+        self._children: list[psutil.Process] = []
 
     def begin(self, when: str) -> None:
+        parent = psutil.Process(self._process.pid)
+        deadline = time.monotonic() + 60
+        while not (found := parent.children()) and time.monotonic() < deadline:
+            time.sleep(0.0005)
+        self._children = found
         assert self._process.stdin is not None
         self._process.stdin.write(when + "\n")
         self._process.stdin.flush()
@@ -56,17 +63,11 @@ class Loads:
         return int(self._process.stdout.readline())
 
     def kill_child(self, seconds: float) -> None:
-        """SIGKILL after so many seconds of its life; nothing if it has ended by then."""
-        parent = psutil.Process(self._process.pid)
-        deadline = time.monotonic() + 30
-        while not (children := parent.children()) and time.monotonic() < deadline:
-            time.sleep(0.0005)
+        """SIGKILL to the child so many seconds after it was told; nothing if it has ended."""
         time.sleep(seconds)
-        for child in children:
-            try:
+        for child in self._children:
+            with suppress(psutil.NoSuchProcess):
                 child.kill()
-            except psutil.NoSuchProcess:
-                continue
 
 
 @pytest.mark.parametrize("step", [*STEPS, "any instant"])

@@ -280,8 +280,9 @@ def test_torn_working_files_of_dlt_do_not_matter(
     assert query(lake, "select log_seq from raw.events order by 1") == [(0,), (1,), (2,)]
 
 
-# For each line it reads, forks a process that loads and is killed: at a point in the code, or
-# after so many seconds by the kernel, which like SIGKILL leaves no chance to clean up.
+# As in production, loads run in forks of a process that has the imports done. One always waits
+# with the lake attached; told by a line to load, it is killed: at a point in the code, or after so
+# many seconds by the kernel, which like SIGKILL leaves no chance to clean up.
 CHILDREN = """
 import os, signal, sys
 from pathlib import Path
@@ -289,7 +290,7 @@ from dlt.destinations.impl.duckdb.duck import DuckDbCopyJob
 from dlt.destinations.impl.ducklake.ducklake import DuckLakeClient
 from dlt.pipeline.pipeline import Pipeline
 from ingestion import load
-from ingestion.destination import _Package
+from ingestion.destination import _Package, warm_up
 from ingestion.load import Loader
 
 POINTS = {
@@ -316,20 +317,35 @@ def die_in(owner, name, call, after):
         return result
     setattr(owner, name, fatal)
 
+def run(orders):
+    loader = Loader(url, data, Path(log), Path(pipelines))
+    loader.ensure_tables()
+    import polars
+    when = os.read(orders, 100).decode()
+    if when in POINTS:
+        die_in(*POINTS[when])
+    elif when:
+        signal.setitimer(signal.ITIMER_REAL, float(when))
+    if when:
+        loader.load()
+
 url, data, log, pipelines = sys.argv[1:]
-for line in sys.stdin:
-    when = line.strip()
+warm_up()
+while True:
+    orders, desk = os.pipe()
     child = os.fork()
     if child == 0:
-        loader = Loader(url, data, Path(log), Path(pipelines))
-        loader.ensure_tables()
-        if when in POINTS:
-            die_in(*POINTS[when])
-        else:
-            signal.setitimer(signal.ITIMER_REAL, float(when))
-        loader.load()
+        os.close(desk)
+        run(orders)
         os._exit(0)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    os.close(orders)
+    when = sys.stdin.readline().strip()
+    os.write(desk, when.encode())
+    os.close(desk)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if not when:
+        break
+    print(status, flush=True)
 """
 
 AFTER_COMMIT = ("committed", "told the log")

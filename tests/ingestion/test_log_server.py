@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -181,8 +182,12 @@ class Senders:
 
 def workers_of(server: Server) -> list[psutil.Process]:
     """Its processes that take requests, without multiprocessing's own helper."""
-    found = psutil.Process(server.process.pid).children()
-    return [one for one in found if "spawn_main" in " ".join(one.cmdline())]
+    found = []
+    for child in psutil.Process(server.process.pid).children():
+        with suppress(psutil.NoSuchProcess):  # one that was killed may go at any moment
+            if "spawn_main" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
 
 
 def stored_ids(directory: Path) -> list[str]:

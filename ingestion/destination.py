@@ -183,6 +183,8 @@ def _configure() -> None:
         "runtime.intercept_signals": False,  # Ctrl-C belongs to whoever called us
         "restore_from_destination": False,  # we keep no state in dlt that could be restored
         "enable_runtime_trace": False,
+        # The file between is read once, a moment later: to compress it costs more than it saves.
+        "data_writer.compression": "none",
         "normalize.workers": 1,
         "normalize.parquet_normalizer.add_dlt_load_id": True,
         "load.workers": 1,  # jobs take turns on one connection

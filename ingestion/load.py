@@ -31,7 +31,7 @@ from ingestion.destination import (
 from ingestion.loaded import publish_loaded
 from ingestion.open_log import Reader, open_reader
 from ingestion.record_tables import split
-from ingestion.repeats import RepeatIndex, key_columns
+from ingestion.repeats import RepeatIndex, keys_of
 
 if TYPE_CHECKING:
     from dlt.pipeline.pipeline import Pipeline
@@ -87,6 +87,7 @@ class Loader:
         self._lake = Lake(catalog_url, data_path, pipelines_dir, database)
         self._log = open_reader(log) if isinstance(log, Path) else log
         self._connection: DuckDBPyConnection | None = None
+        self._hasher: DuckDBPyConnection | None = None
         self._pipeline: Pipeline | None = None
         self._repeats = RepeatIndex(pipelines_dir / "message_keys")
         self._batch = _Batch(self._log, 0, 0, self._with_repeats)
@@ -196,9 +197,10 @@ class Loader:
 
     def close(self) -> None:
         """Let go of the lake. The loader may be used again; it then attaches anew."""
-        if self._connection is not None:
-            self._connection.close()
-        self._connection = self._pipeline = None
+        for connection in (self._connection, self._hasher):
+            if connection is not None:
+                connection.close()
+        self._connection = self._hasher = self._pipeline = None
         self._repeats.close()
 
     def _connect(self) -> DuckDBPyConnection:
@@ -213,16 +215,21 @@ class Loader:
 
     def _with_repeats(self, events: Any) -> Any:
         """The same events with `repeat_of`, the position where their message came first."""
-        with self._cursor() as cursor:
-            cursor.register("arrived", events)
-            keys = cursor.execute(f"select {key_columns()} from arrived").pl()
+        import duckdb
+
+        if self._hasher is None:
+            # One beside the lake: there each statement costs as much as thousands of keys.
+            self._hasher = duckdb.connect(config={"threads": 1})
+        self._hasher.register("arrived", events.select(["source", "message_id", "log_seq"]))
+        keys = self._hasher.execute(keys_of("arrived")).pl()
+        self._hasher.unregister("arrived")
         place = events.schema.get_field_index("repeat_of")
         marks = self._repeats.mark(keys).to_arrow()
         return events.set_column(place, events.schema.field(place), marks)
 
     def _all_keys(self) -> Any:
         with self._cursor() as cursor:
-            return cursor.execute(f"select {key_columns()} from {DATASET}.events").pl()
+            return cursor.execute(keys_of(f"{DATASET}.events")).pl()
 
     def _keep_position(self, cursor: DuckDBPyConnection) -> None:
         self._repeats.flush(self._batch.start, self._batch.next_seq)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -76,12 +77,16 @@ def _all_at_once(records: Sequence[tuple[int, bytes]]) -> tuple[Any, Any]:
     parsed.validate(full=True)
     positions = pa.array([log_seq for log_seq, _ in records], pa.int64())
     parsed = parsed.append_column("log_seq", positions)
-    return tuple(
-        _cast(name, parsed.filter(pc.equal(parsed["kind"], kind)))
-        for name, kind in (("events", "event"), ("quarantine", "quarantine"))
+    is_event = pc.equal(parsed["kind"], "event")
+    if pc.all(is_event).as_py():  # as nearly always
+        return _cast("events", parsed), raw_tables.schema("quarantine").empty_table()
+    return (
+        _cast("events", parsed.filter(is_event)),
+        _cast("quarantine", parsed.filter(pc.invert(is_event))),
     )
 
 
+@cache
 def _record_schema() -> Any:
     import pyarrow as pa
 

@@ -26,18 +26,19 @@ if TYPE_CHECKING:
 
 #: Of a table of keys: both halves of a key and where it came.
 COLUMNS = ("high", "low", "log_seq")
-#: SQL of the halves, for rows with `source` and `message_id`.
-KEY_SQL = ("md5_number_upper({0})", "md5_number_lower({0})")
 _KEY_TEXT = "coalesce(length(source) || ':' || source, '') || coalesce('=' || message_id, '')"
+_LOW_HALF = 2**64 - 1
 # A run is merged into the one before it unless that one is so many times larger. More runs are
 # cheaper to write and dearer to ask.
 _GROWTH = 4
 
 
-def key_columns() -> str:
-    """The select list that makes a table of keys from events: `high, low, log_seq`."""
-    high, low = (sql.format(_KEY_TEXT) for sql in KEY_SQL)
-    return f"{high} as high, {low} as low, log_seq"
+def keys_of(relation: str) -> str:
+    """SQL of the table of keys, `high, low, log_seq`, of a relation of events."""
+    return f"""
+        select (md5 & {_LOW_HALF})::ubigint as high, (md5 >> 64)::ubigint as low, log_seq
+        from (select md5_number({_KEY_TEXT}) as md5, log_seq from {relation})
+    """
 
 
 @dataclass(frozen=True)

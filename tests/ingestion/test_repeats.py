@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingestion.repeats import COLUMNS, RepeatIndex, key_columns
+from ingestion.repeats import COLUMNS, RepeatIndex, keys_of
 
 SCHEMA = {"high": pl.UInt64, "low": pl.UInt64, "log_seq": pl.Int64}
 # Few values, so that keys repeat and halves are shared.
 KEYS = st.tuples(st.integers(0, 4), st.integers(0, 4))
 KEPT = [(n, n) for n in range(5)]
+HALVES_OF_A_B = (10272985552110848065, 6929520119040469431)
 BATCHES = st.lists(st.lists(KEYS, max_size=12), min_size=1, max_size=12)
 
 
@@ -109,10 +110,12 @@ def test_keys_tell_messages_apart() -> None:
             for n, (source, message) in enumerate(events)
         )
         found = connection.execute(
-            f"select {key_columns()} from (values {rows}) as e (log_seq, source, message_id)"
+            keys_of(f"(values {rows}) as e (log_seq, source, message_id)")
         ).pl()
     assert tuple(found.columns) == COLUMNS
     assert found.select("high", "low").n_unique() == len(set(events))
+    # As they stand in the indexes on disk.
+    assert found.row(0) == (*HALVES_OF_A_B, 0)
 
 
 def _text(value: str | None) -> str:

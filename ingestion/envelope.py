@@ -88,6 +88,7 @@ class LogRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 _ABSENT = msgspec.Raw(b"null")
+_OBJECT_OR_NULL = b"{n"  # the first byte of either
 
 
 class _Message(msgspec.Struct, rename="camel"):
@@ -151,6 +152,8 @@ def parse_time(text: Any) -> datetime | None:
         return None
     try:
         time = datetime.fromisoformat(text)
+        if time.tzinfo is UTC:
+            return time
         return (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):
         return None
@@ -159,7 +162,7 @@ def parse_time(text: Any) -> datetime | None:
 def format_time(time: datetime) -> str:
     """RFC 3339 in UTC with microseconds."""
     # Several times as fast as isoformat, which took a fifth of a message's whole way.
-    text = _encoder.encode(time.astimezone(UTC)).decode()
+    text = _encoder.encode(time if time.tzinfo is UTC else time.astimezone(UTC)).decode()
     return text[1:-1] if "." in text else f"{text[1:20]}.000000Z"
 
 
@@ -188,7 +191,10 @@ def _event(raw: bytes, arrival: Arrival, contracts: Contracts, limits: Limits) -
     event = _check_type(type_, message, user_id, anonymous_id)
 
     original, sent, corrected = _times(message, arrival)
-    declared = _declared_version(message, arrival)
+    # Hardly any message declares one, and the bytes tell that faster than the fields.
+    declared = None
+    if arrival.defaults or b'"event_version"' in raw:
+        declared = _declared_version(message, arrival)
     verdict = contracts.check(type_, event, message.properties, declared)
     if verdict.reason:
         unknown = verdict.reason == "unknown_event"
@@ -222,7 +228,7 @@ def _decode(raw: bytes, limit: int) -> _Message:
         if raw.count(b"{") + raw.count(b"[") > limit and depth(msgspec.json.decode(raw)) > limit:
             raise _Refused("too_deep", f"the message is nested more than {limit} levels deep")
         # JSON may escape NUL, but neither Postgres nor a CRM can hold it.
-        if b"\\u0000" in raw and has_nul(msgspec.json.decode(raw)):
+        if b"\\" in raw and b"\\u0000" in raw and has_nul(msgspec.json.decode(raw)):
             raise _Refused("invalid_text", "a text contains the character NUL (\\u0000)")
         return _messages.decode(raw)
     except RecursionError:
@@ -261,7 +267,7 @@ def _check_type(
 ) -> str | None:
     """The event's name, for a track message; _Refused if the type lacks what it needs."""
     for name, value in (("traits", message.traits), ("context", message.context)):
-        if bytes(value)[:1] not in b"{n":
+        if value is not _ABSENT and memoryview(value)[0] not in _OBJECT_OR_NULL:
             raise _Refused("invalid_envelope", f"{name} must be an object")
     if user_id is None and anonymous_id is None:
         raise _Refused("missing_field", "userId or anonymousId is required")
@@ -299,7 +305,7 @@ def _identifier(value: str | int | None, field: str) -> str | None:
     text = value if isinstance(value, str) else str(value)
     if len(text) > _ID_CHARACTERS:
         raise _Refused("invalid_envelope", f"{field} has more than {_ID_CHARACTERS} characters")
-    return text if text.strip() else None
+    return None if not text or text.isspace() else text
 
 
 def _times(message: _Message, arrival: Arrival) -> tuple[str | None, str | None, str]:

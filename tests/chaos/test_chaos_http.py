@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 from collector_process import fuzz, start, stop
+
+# The number of examples bounds the work; the time is for a machine that does much else.
+pytestmark = pytest.mark.timeout(2400)
 
 EXAMPLES_PER_KILL = 2
 

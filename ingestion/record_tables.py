@@ -63,7 +63,7 @@ def _all_at_once(records: Sequence[tuple[int, bytes]]) -> tuple[Any, Any]:
 
     if not records:
         return _one_by_one(records)
-    lines = b"\n".join(record for _, record in records)
+    lines = b"\n".join([record for _, record in records])
     parsed = pj.read_json(
         pa.BufferReader(lines),
         read_options=pj.ReadOptions(block_size=_PARSE_BYTES),

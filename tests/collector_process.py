@@ -34,6 +34,8 @@ run(Path(sys.argv[1]), keys, port=0, trusted_proxies=["127.0.0.1", "10.0.0.0/8"]
     connections=ConnectionLimits(**limits), workers=workers,
     on_ready=lambda port: print(port, flush=True))
 """
+#: One address of each kind; the others are names for the same.
+REPRESENTATIVE = "^/(v1/(batch|track|pixel/track|projects/.*|hooks/.*)|sourceConfig|health)$"
 LOGIN = {"type": "track", "event": "Logged In", "userId": "u1", "messageId": "m1"}
 UNKNOWN = {**LOGIN, "event": "Sock Lost", "messageId": "m2"}
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from collector_process import Server, fuzz, start, stop
+from collector_process import REPRESENTATIVE, Server, fuzz, start, stop
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from ingestion.envelope import Limits
 from ingestion.openapi import describe
 from ingestion.routes import ROUTES, find
-
-# The other addresses are names for the same.
-REPRESENTATIVE = "^/(v1/(batch|track|pixel/track|projects/.*|hooks/.*)|sourceConfig|health)$"
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,12 @@
 """What it costs to know repeats of old messages as history grows: `python -m benchmarks.dedup`.
 
-    python -m benchmarks.dedup [--history 1000000,10000000] [--json]
+    python -m benchmarks.dedup [--history 1000000,10000000] [--index] [--json]
 
 For each length of history, in a temporary home with its own Postgres: loads so many events, then
 micro-batches of 500 events, of which a tenth repeats messages from anywhere in that history. Times
 are those of the load and of `stg_events`; beside them stands what it would cost to look the 500
-up among all events of the lake by a join instead.
+up among all events of the lake by a join instead. `--index` measures the index of message keys
+alone, in CPU time, which a busy machine disturbs least.
 """
 
 from __future__ import annotations
@@ -25,12 +26,15 @@ import msgspec
 from benchmarks import support
 from ingestion.load import Loader
 from ingestion.log import EventLog
+from ingestion.repeats import RepeatIndex
 from orchestration import dbt, lake, postgres, warehouse
 from orchestration.settings import Settings, load_settings
 
 BATCH = 500
 REPEATS = 50
 ROUNDS = 7
+INDEX_ROUNDS = 200
+CHUNK = 500_000
 JOIN = """
 select count(*) from lake.raw.events as history
 inner join arrived on history.message_id = arrived.message_id and history.source = 'web'
@@ -126,11 +130,54 @@ def join_seconds(settings: Settings, numbers: list[int], before: int) -> float:
         return time.perf_counter() - started
 
 
+def measure_index(history: int) -> dict[str, float]:
+    """Median CPU milliseconds to look up a batch in an index of so many keys and to keep it."""
+    import numpy as np
+    import polars as pl
+
+    lottery = np.random.default_rng(1)
+    highs = lottery.integers(0, 2**64, history, dtype=np.uint64)
+
+    def keys(high: Any, start: int) -> pl.DataFrame:
+        columns = {"high": high, "low": high, "log_seq": np.arange(start, start + len(high))}
+        return pl.DataFrame(columns)
+
+    lookups, flushes, repeats = [], [], 0
+    index = RepeatIndex(support.new_home() / "message_keys")
+    index.prepare(0, None, lambda: keys(highs[:0], 0))
+    for start in range(0, history, CHUNK):
+        chunk = highs[start : start + CHUNK]
+        index.mark(keys(chunk, start))
+        index.flush(start, start + len(chunk))
+    position = history
+    for _ in range(INDEX_ROUNDS):
+        fresh = lottery.integers(0, 2**64, BATCH - REPEATS, dtype=np.uint64)
+        batch = keys(np.concatenate([fresh, lottery.choice(highs, REPEATS)]), position)
+        started = time.process_time()
+        repeats += index.mark(batch).count()
+        looked_up = time.process_time()
+        position += BATCH
+        index.flush(position - BATCH, position)
+        lookups.append(looked_up - started)
+        flushes.append(time.process_time() - looked_up)
+    assert repeats >= REPEATS * INDEX_ROUNDS
+    return {
+        "history": history,
+        "lookup_cpu_ms": round(statistics.median(lookups) * 1000, 2),
+        "flush_cpu_ms": round(statistics.median(flushes) * 1000, 2),
+        "flush_cpu_ms_mean": round(statistics.mean(flushes) * 1000, 2),
+    }
+
+
 def main() -> None:
     parser = support.parser(__doc__)
     parser.add_argument("--history", default="1000000,10000000", help="events, by commas")
+    parser.add_argument("--index", action="store_true", help="only the index of message keys")
     arguments = parser.parse_args()
     histories = [int(history) for history in arguments.history.split(",")]
+    if arguments.index:
+        support.print_json([measure_index(history) for history in histories])
+        return
     # dbt keeps its lake for the life of a process.
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as processes:

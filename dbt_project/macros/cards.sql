@@ -13,9 +13,8 @@
 
 {# Points grow in a straight line from none at starts_at to all at full_at. An unknown feature gives none. #}
 {% macro card_points(payments, rules) -%}
-    round({{ rules }}.points * coalesce(least(greatest(
-        ({{ card_feature_value(payments, rules) }} - {{ rules }}.starts_at) / ({{ rules }}.full_at - {{ rules }}.starts_at), 0
-    ), 1), 0), 6)
+    {%- set share = '(' ~ card_feature_value(payments, rules) ~ ' - ' ~ rules ~ '.starts_at) / (' ~ rules ~ '.full_at - ' ~ rules ~ '.starts_at)' -%}
+    {{ rounded(rules ~ '.points * coalesce(least(greatest(' ~ share ~ ', 0), 1), 0)', 6) }}
 {%- endmacro %}
 
 {# Kilometres between two positions in degrees, along the surface of the earth (haversine, radius 6,371 km); null

@@ -86,5 +86,5 @@
 
 {# A number as people write it: no decimals where there are none to tell. #}
 {% macro in_words(number) -%}
-    {{ cast_to('coalesce(' ~ cast_to('round(' ~ number ~ ', 0)', 'bigint') ~ ', 0)', 'text') }}
+    {{ cast_to('coalesce(' ~ cast_to(rounded(number, 0), 'bigint') ~ ', 0)', 'text') }}
 {%- endmacro %}

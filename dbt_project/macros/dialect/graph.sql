@@ -28,8 +28,8 @@
 )
 {%- endmacro %}
 
-{# Elsewhere: all ranks that reach a node, reduced to the lowest by the reader. #}
-{% macro default__connected_components(name, nodes, links) -%}
+{# Postgres: all ranks that reach a node, reduced to the lowest afterwards. #}
+{% macro postgres__connected_components(name, nodes, links) -%}
 {{ name }}_reached (id_key, component_rank) as (
     select
         id_key,
@@ -52,4 +52,48 @@
     from {{ name }}_reached
     group by id_key
 )
+{%- endmacro %}
+
+{# Elsewhere recursion knows only `union all`, which never ends in a circle: as many rounds as var identity_rounds
+   says, in each of which a node takes the lowest rank next to it. Ids that are further apart stay apart. #}
+{% macro default__connected_components(name, nodes, links) -%}
+{{ name }}_hops as (
+    select
+        id_key,
+        other_id_key
+    from {{ links }}
+    union all
+    select
+        id_key,
+        id_key as other_id_key
+    from {{ nodes }}
+),
+
+{{ name }}_0 as (
+    select
+        id_key,
+        id_rank as component_rank
+    from {{ nodes }}
+),
+{% for round in range(var('identity_rounds')) %}
+{{ name }}_{{ round + 1 }} as (
+    select
+        hops.other_id_key as id_key,
+        min(reached.component_rank) as component_rank
+    from {{ name }}_{{ round }} as reached
+    inner join {{ name }}_hops as hops on reached.id_key = hops.id_key
+    group by hops.other_id_key
+),
+{% endfor %}
+{{ name }} as (
+    select
+        id_key,
+        component_rank
+    from {{ name }}_{{ var('identity_rounds') }}
+)
+{%- endmacro %}
+
+{# Redshift looks for Postgres's macros before the default ones. #}
+{% macro redshift__connected_components(name, nodes, links) -%}
+    {{ default__connected_components(name, nodes, links) }}
 {%- endmacro %}

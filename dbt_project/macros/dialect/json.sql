@@ -104,6 +104,14 @@
     coalesce(json_array_length({{ column }}), 0)
 {%- endmacro %}
 
+{% macro postgres__json_array_length_of(column) -%}
+    coalesce(json_array_length(cast({{ column }} as json)), 0)
+{%- endmacro %}
+
+{% macro redshift__json_array_length_of(column) -%}
+    {{ default__json_array_length_of(column) }}
+{%- endmacro %}
+
 {# The elements of a JSON array column, one per row, as JSON text: a select expression. #}
 {% macro json_unnest(column) -%}
     {{ return(adapter.dispatch('json_unnest')(column)) }}

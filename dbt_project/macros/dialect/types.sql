@@ -91,3 +91,34 @@
 {% macro any_true(condition) -%}
     coalesce(max(case when {{ condition }} then 1 else 0 end) = 1, false)
 {%- endmacro %}
+
+{# A number with so many decimals, as a double. #}
+{% macro rounded(expression, digits) -%}
+    {{ return(adapter.dispatch('rounded')(expression, digits)) }}
+{%- endmacro %}
+
+{% macro default__rounded(expression, digits) -%}
+    round({{ expression }}, {{ digits }})
+{%- endmacro %}
+
+{% macro postgres__rounded(expression, digits) -%}
+    cast(round(cast({{ expression }} as numeric), {{ digits }}) as double precision)
+{%- endmacro %}
+
+{# Redshift looks for Postgres's macros before the default ones; its numeric has no decimals by itself. #}
+{% macro redshift__rounded(expression, digits) -%}
+    {{ default__rounded(expression, digits) }}
+{%- endmacro %}
+
+{# Between two selects: the rows of both, each once. #}
+{% macro union_distinct() -%}
+    {{ return(adapter.dispatch('union_distinct')()) }}
+{%- endmacro %}
+
+{% macro default__union_distinct() -%}
+    union
+{%- endmacro %}
+
+{% macro bigquery__union_distinct() -%}
+    union distinct
+{%- endmacro %}

@@ -59,13 +59,13 @@ select
     {{ cast_to('rolled_up.members', 'integer') }} as members,
     {{ cast_to('rolled_up.active_members_30d', 'integer') }} as active_members_30d,
     {{ cast_to('rolled_up.high_risk_members', 'integer') }} as high_risk_members,
-    {{ cast_to('round(rolled_up.average_churn_score, 4)', 'double') }} as average_churn_score,
+    {{ cast_to(rounded('rolled_up.average_churn_score', 4), 'double') }} as average_churn_score,
     rolled_up.days_since_last_seen,
     {{ cast_to('rolled_up.revenue_90d', 'money') }} as revenue_90d,
     {{ cast_to('rolled_up.open_tickets', 'integer') }} as open_tickets,
-    {{ cast_to(
-        'round(50.0 * rolled_up.active_members_30d / rolled_up.members'
-        ~ ' + 50.0 * (1 - coalesce(rolled_up.average_churn_score, 0.5)), 0)', 'integer'
-    ) }} as health
+    {{ cast_to(rounded(
+        '50.0 * rolled_up.active_members_30d / rolled_up.members'
+        ~ ' + 50.0 * (1 - coalesce(rolled_up.average_churn_score, 0.5))', 0
+    ), 'integer') }} as health
 from accounts
 inner join rolled_up on accounts.account_id = rolled_up.account_id

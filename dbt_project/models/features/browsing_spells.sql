@@ -122,7 +122,7 @@ product_spells as (
         repeated_views.product_id,
         events.category,
         {{ var('browsed_product_views') }} as views,
-        null as seconds,
+        {{ cast_to('null', 'bigint') }} as seconds,
         repeated_views.bought_at,
         events.properties
     from repeated_views

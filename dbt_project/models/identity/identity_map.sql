@@ -72,7 +72,7 @@ split_ids as (
         inner join (
             select id_key
             from mentions
-            union
+            union all
             select id_key
             from split_ids
             where split_seq > {{ watermark() }}
@@ -131,19 +131,22 @@ ids as (
 
 near_edges as (
     {% if is_incremental() %}
-        select
-            edges.id_key,
-            edges.other_id_key
-        from edges
-        inner join ids on edges.id_key = ids.id_key
-
-        union
-
-        select
-            edges.id_key,
-            edges.other_id_key
-        from edges
-        inner join ids on edges.other_id_key = ids.id_key
+        select distinct
+            id_key,
+            other_id_key
+        from (
+            select
+                edges.id_key,
+                edges.other_id_key
+            from edges
+            inner join ids on edges.id_key = ids.id_key
+            union all
+            select
+                edges.id_key,
+                edges.other_id_key
+            from edges
+            inner join ids on edges.other_id_key = ids.id_key
+        ) as near
     {% else %}
         select
             id_key,

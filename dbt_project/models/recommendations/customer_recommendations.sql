@@ -178,7 +178,7 @@ select
     ranked.product_id,
     products.name as product_name,
     ranked.method,
-    {{ cast_to('case when ranked.score > 0 then round(ranked.score, 6) end', 'double') }} as score,
+    {{ cast_to('case when ranked.score > 0 then ' ~ rounded('ranked.score', 6) ~ ' end', 'double') }} as score,
     case ranked.method
         when 'also_bought' then 'Often bought with ' || coalesce(because.name, ranked.because_of_id)
         when 'bought_again' then 'Bought often or lately'

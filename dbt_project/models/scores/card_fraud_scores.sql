@@ -213,7 +213,7 @@ points as (
     select
         features.customer_id,
         features.transaction_id,
-        round(sum({{ card_points('features', 'rules') }}), 6) as fraud_points
+        {{ rounded('sum(' ~ card_points('features', 'rules') ~ ')', 6) }} as fraud_points
     from features
     cross join {{ ref('card_fraud_rules') }} as rules
     group by features.customer_id, features.transaction_id
@@ -244,7 +244,7 @@ scored as (
         features.other_categories_pct,
         features.other_hours_pct,
         points.fraud_points,
-        round(1 / (1 + exp(-points.fraud_points)), 4) as fraud_score
+        {{ rounded('1 / (1 + exp(-points.fraud_points))', 4) }} as fraud_score
     from features
     inner join points
         on features.customer_id = points.customer_id and features.transaction_id = points.transaction_id

@@ -57,7 +57,7 @@ weighed as (
         customer_id,
         reason,
         min(rule) as rule,
-        round(sum(points), 6) as points
+        {{ rounded('sum(points)', 6) }} as points
     from contributions
     where is_known
     group by customer_id, feature, reason

@@ -26,7 +26,7 @@ points as (
         features.customer_id,
         features.as_of_date,
         features.last_event_at,
-        round(sum({{ churn_points('features', 'rules') }}), 6) as points
+        {{ rounded('sum(' ~ churn_points('features', 'rules') ~ ')', 6) }} as points
     from features
     cross join rules
     group by features.customer_id, features.as_of_date, features.last_event_at
@@ -38,7 +38,7 @@ scored as (
         as_of_date,
         last_event_at,
         points as churn_points,
-        round(1 / (1 + exp(-points)), 4) as churn_score
+        {{ rounded('1 / (1 + exp(-points))', 4) }} as churn_score
     from points
 ),
 

@@ -22,7 +22,7 @@ scores as (
 select
     features.customer_id,
     features.as_of_date,
-    'Churn score ' || {{ cast_to('round(scores.churn_score, 2)', 'text') }} || ', last seen '
+    'Churn score ' || {{ cast_to(rounded('scores.churn_score', 2), 'text') }} || ', last seen '
     || {{ in_words('features.days_since_last_seen') }} || ' days before' as reason
 from features
 inner join scores on features.customer_id = scores.customer_id and features.as_of_date = scores.as_of_date

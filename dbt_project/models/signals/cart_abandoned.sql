@@ -9,7 +9,7 @@ touched_customers as (
 
     {% if is_incremental() %}
         -- Silence makes no event: also the customers whose cart fell due since the last build.
-        union
+        {{ union_distinct() }}
 
         select customer_id
         from {{ ref('customer_timeline') }}

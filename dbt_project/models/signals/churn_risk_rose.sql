@@ -54,7 +54,7 @@ days as (
         as_of_date
     from rises
 
-    union
+    {{ union_distinct() }}
 
     select
         customer_id,
@@ -113,8 +113,8 @@ select
         'churn_score': 'churn_score',
         'churn_band': 'churn_band',
         'lowest_score_7d': 'lowest_score_7d',
-        'session_minutes_recent': 'round(session_minutes_recent, 1)',
-        'session_minutes_usual': 'round(session_minutes_usual, 1)',
+        'session_minutes_recent': rounded('session_minutes_recent', 1),
+        'session_minutes_usual': rounded('session_minutes_usual', 1),
         'days_since_core_feature': 'days_since_core_feature',
         'cancellation_page_seen_at': cast_to('last_cancellation_page_at', 'text'),
     }) }} as payload

@@ -43,7 +43,7 @@ select
     {{ moved_by(day_start('as_of_date'), var('engagement_spike_expires_hours'), 'hour') }} as expires_at,
     {{ json_build({
         'sessions_7d': 'sessions_7d',
-        'sessions_usual': 'round(sessions_usual, 1)',
+        'sessions_usual': rounded('sessions_usual', 1),
         'pricing_page_visits_30d': 'pricing_page_visits_30d',
         'feature_uses_30d': 'feature_uses_30d',
     }) }} as payload

@@ -7,6 +7,7 @@ for a destination's.
 from __future__ import annotations
 
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -113,13 +114,13 @@ def _create_databases(server: URL, *, with_reader: bool) -> None:
             for database in DATABASES:
                 if database in existing:
                     continue
-                try:
+                # Another process may be first.
+                with suppress(errors.DuplicateDatabase, errors.UniqueViolation):
                     cursor.execute(sql.SQL("create database {}").format(sql.Identifier(database)))
-                except (errors.DuplicateDatabase, errors.UniqueViolation):
-                    continue  # another process was first
             if with_reader:
                 cursor.execute("select 1 from pg_roles where rolname = %s", (READER,))
                 if cursor.fetchone() is None:
-                    cursor.execute(f"create role {READER} login in role pg_read_all_data")
+                    with suppress(errors.DuplicateObject, errors.UniqueViolation):
+                        cursor.execute(f"create role {READER} login in role pg_read_all_data")
     finally:
         connection.close()

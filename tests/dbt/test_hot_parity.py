@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -206,3 +207,46 @@ def test_batches_in_any_order_end_as_one_batch_in_order(
             first += len(batch)
         empty.everybody(window, NOW)
         assert empty.rows(models, window) == expected
+
+
+def of(user: str, number: int) -> Message:
+    return Message("track", NOW, f"{user}-{number}", user=user, event="Logged In")
+
+
+def test_a_backlog_is_run_latest_first_and_each_customer_whole(empty: Hot) -> None:
+    with closing(empty.fresh()) as window:
+        log = [of("a", 1), of("b", 1), of("c", 1), of("a", 2), of("b", 2), of("a", 3)]
+        for first in (0, 2, 4):  # taken in over several reads of the log
+            empty.take(log[first : first + 2], first, window)
+        ran = []
+        while marks := window.take(1):
+            window.evaluate(marks, NOW)
+            ran.append(
+                window.cursor()
+                .execute("select id_key, count(*) from hot.customer_timeline group by 1")
+                .fetchall()
+            )
+        assert ran == [[("user:a", 3)], [("user:b", 2)], [("user:c", 1)]]
+
+
+def test_what_the_lake_has_not_read_stays_and_more_waits_outside(
+    project: Project, empty: Hot
+) -> None:
+    snapshot = empty.history.follow()
+    with closing(Window(project, empty.history, max_rows=10)) as window:
+        window.adopt(snapshot)
+        assert window.has_room()
+        for number in range(25):
+            empty.take([of(f"u{number}", 1)], number, window)
+            empty.run(window, NOW)
+        assert not window.has_room()
+        window.evict()
+        assert window.rows == 25
+        # The lake has read twenty of them: of those the longest untouched go.
+        window.adopt(replace(snapshot, position=19))
+        window.evict()
+        assert window.has_room()
+        assert window.rows <= 10
+        empty.everybody(window, NOW)
+        held = window.cursor().execute("select id_key from hot.customer_timeline").fetchall()
+        assert {f"user:u{number}" for number in range(20, 25)} <= {name for (name,) in held}

@@ -86,7 +86,8 @@ class Home:
         lines = file.read_text().splitlines() if file.exists() else []
         effects = [json.loads(line) for line in lines if words in line]
         return sum(
-            effect["destination"] == destination and not effect["duplicate"] for effect in effects
+            effect["destination"] == destination and not effect.get("duplicate")
+            for effect in effects
         )
 
     def until(self, condition: Callable[[], bool], what: str, seconds: float = 60) -> None:

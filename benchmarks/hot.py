@@ -38,6 +38,7 @@ from benchmarks import hot_batch, support
 PORTS = ("COLLECTOR_PORT", "DAGSTER_PORT", "SANDBOX_PORT", "SANDBOX_SMTP_PORT")
 TICK = 0.02  # seconds between requests
 CUSTOMERS = 20_000
+ACTS = "Support Ticket Opened"
 CLI = [sys.executable, "-m", "orchestration.cli"]
 SETTLE_SECONDS = 20.0
 ANALYST = (
@@ -66,8 +67,8 @@ def main() -> None:
 
 def _show_latency(options: argparse.Namespace) -> None:
     rates = [int(rate) for rate in options.rates.split(",")]
-    with _home() as home, _running(home, alone=options.alone):
-        rows = [_load(home, rate, options.seconds, options.every) for rate in rates]
+    with home() as path, running(path, alone=options.alone):
+        rows = [latency(path, rate, options.seconds, options.every) for rate in rates]
     if options.json:
         support.print_json({"alone": options.alone, "rates": rows})
         return
@@ -84,13 +85,18 @@ def _show_latency(options: argparse.Namespace) -> None:
     )
 
 
-def _load(home: Path, rate: int, seconds: float, every: int) -> dict[str, Any]:
+def latency(home: Path, rate: int, seconds: float, every: int) -> dict[str, Any]:
     """Send for so many seconds, wait for the actions; milliseconds."""
     run = f"{rate}-{int(time.time())}"
     asked, took = asyncio.run(_send(run, rate, seconds, every))
     deadline = time.monotonic() + SETTLE_SECONDS
     while len(found := _arrivals(home, run)) < len(asked) and time.monotonic() < deadline:
         time.sleep(0.2)
+    return figures(rate, asked, found) | {"sent_per_second": round(rate * seconds / took)}
+
+
+def figures(rate: int, asked: dict[str, float], found: dict[str, float]) -> dict[str, Any]:
+    """From when each action was scheduled and when it arrived; milliseconds."""
     latencies = sorted((found[key] - asked[key]) * 1000 for key in asked if key in found)
 
     def at(share: float) -> float:
@@ -98,7 +104,6 @@ def _load(home: Path, rate: int, seconds: float, every: int) -> dict[str, Any]:
 
     return {
         "rate": rate,
-        "sent_per_second": round(rate * seconds / took),
         "actions": len(latencies),
         "missing": len(asked) - len(latencies),
         **({"p50": at(0.5), "p95": at(0.95), "p99": at(0.99), "max": at(1.0)} if latencies else {}),
@@ -107,25 +112,21 @@ def _load(home: Path, rate: int, seconds: float, every: int) -> dict[str, Any]:
 
 async def _send(run: str, rate: int, seconds: float, every: int) -> tuple[dict[str, float], float]:
     """Open loop: a request each TICK with what is due; returns when each action was scheduled."""
-    rnd = random.Random(rate)
     asked: dict[str, float] = {}
-    number = 0
     tasks: set[asyncio.Task[None]] = set()
     connections: asyncio.Queue[Any] = asyncio.Queue()
     began = time.time()
-    while (elapsed := time.time() - began) < seconds:
-        due = int(elapsed * rate)
+    coming = schedule(run, rate, seconds, every)
+    key, scheduled, message = next(coming)
+    left = True
+    while left:
         batch = []
-        while number < due:
-            scheduled = began + number / rate
-            person = rnd.randrange(CUSTOMERS)
-            if number % every == 0:
-                key = f"{run}-{number}"
+        while left and scheduled <= time.time():
+            if message["event"] == ACTS:
                 asked[key] = scheduled
-                batch.append(_ticket(key, person))
-            else:
-                batch.append(_view(f"{run}-{number}", person))
-            number += 1
+            batch.append(message)
+            key, scheduled, message = next(coming, ("", 0.0, {}))
+            left = bool(message)
         if batch:
             task = asyncio.create_task(_post(connections, batch))
             tasks.add(task)
@@ -134,6 +135,18 @@ async def _send(run: str, rate: int, seconds: float, every: int) -> tuple[dict[s
     took = time.time() - began
     await asyncio.gather(*tasks)
     return asked, took
+
+
+def schedule(
+    run: str, rate: int, seconds: float, every: int
+) -> Iterator[tuple[str, float, dict[str, Any]]]:
+    """Key, moment in seconds since 1970, and message of each event; one in `every` is a ticket."""
+    rnd = random.Random(rate)
+    began = time.time()
+    for number in range(int(rate * seconds)):
+        key, person = f"{run}-{number}", rnd.randrange(CUSTOMERS)
+        make = _view if number % every else _ticket
+        yield key, began + number / rate, make(key, person)
 
 
 async def _post(connections: asyncio.Queue[Any], batch: list[dict[str, Any]]) -> None:
@@ -167,7 +180,7 @@ def _view(key: str, person: int) -> dict[str, Any]:
 
 def _ticket(key: str, person: int) -> dict[str, Any]:
     properties = {"ticket_id": f"T-{key}", "subject": "Help", "priority": "normal"}
-    return _message(key, person, "Support Ticket Opened", properties)
+    return _message(key, person, ACTS, properties)
 
 
 def _message(key: str, person: int, event: str, properties: dict[str, Any]) -> dict[str, Any]:
@@ -195,9 +208,9 @@ def _arrivals(home: Path, run: str) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def _home() -> Iterator[Path]:
+def home() -> Iterator[Path]:
     """A home on free ports, with models and a short history."""
-    home = support.new_home()
+    home = support.newhome()
     os.environ["SIGNALBOX_HOME"] = str(home)
     for name in PORTS:
         os.environ[f"SIGNALBOX_{name}"] = str(_free_port())
@@ -216,7 +229,7 @@ def _home() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _running(home: Path, *, alone: bool) -> Iterator[None]:
+def running(home: Path, *, alone: bool) -> Iterator[None]:
     started: list[subprocess.Popen[bytes]] = []
     stop = threading.Event()
     try:
@@ -253,14 +266,14 @@ def _analyse(stop: threading.Event) -> None:
 
 def _show_restart(options: argparse.Namespace) -> None:
     """Events come while the lane is down; how long until it has run over all of them."""
-    with _home() as home:
+    with home() as path:
         events = int(500 * options.restart)
         with _running_collector():
             asyncio.run(_fill(events))
         began = time.monotonic()
         process = subprocess.Popen([*CLI, "hot"])
         try:
-            _until(lambda: _caught_up(home), home, 600)
+            _until(lambda: _caught_up(path), path, 600)
             seconds = time.monotonic() - began
         finally:
             process.terminate()

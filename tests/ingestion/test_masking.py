@@ -95,6 +95,7 @@ def test_marks_count_inside_lists_and_objects() -> None:
         "cart_updated.v2.json",
         {"properties": {"items": {"items": {"properties": marked}}}},
         schema.validator,
+        schema.fits,
     )
     masker = Masker(Contracts([schema, contract]))
     shown = masker.properties("Cart Updated", {"items": [{"name": "secret", "price": 1}]})

@@ -210,7 +210,7 @@ def _arrivals(home: Path, run: str) -> dict[str, float]:
 @contextlib.contextmanager
 def home() -> Iterator[Path]:
     """A home on free ports, with models and a short history."""
-    home = support.newhome()
+    home = support.new_home()
     os.environ["SIGNALBOX_HOME"] = str(home)
     for name in PORTS:
         os.environ[f"SIGNALBOX_{name}"] = str(_free_port())

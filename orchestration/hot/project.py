@@ -77,12 +77,16 @@ class Project(msgspec.Struct, frozen=True, dict=True):
 
     @functools.cached_property
     def quick_models(self) -> frozenset[str]:
-        """Models that need none with a row for each day."""
+        """What runs at each event: models that need none with a row for each day.
+
+        Of these, the ones that the lane, or a signal or sync of this kind, is made from.
+        """
         slow: set[str] = set()
         for model in self.models:
             if model.is_daily or slow & set(model.parents):
                 slow.add(model.name)
-        return frozenset(model.name for model in self.models if model.name not in slow)
+        wanted = {IDENTITY, WAITING, *FACTS, *self.signals, *self.syncs} - slow
+        return self.needs(*wanted)
 
     @property
     def quick_syncs(self) -> frozenset[str]:

@@ -49,12 +49,14 @@ def code(settings: Settings) -> list[Process]:
         + ["--module-name", "orchestration.definitions", "--location-name", LOCATION],
         ready=socket.exists,
         env=_ENV,
+        second=True,
     )
     warm_runs = Process(
         "warm",
         [*_PYTHON, "orchestration.cli", "warm"],
         ready=lambda: warm.answers(settings),
         env=_ENV,
+        second=True,
     )
     return [server, warm_runs] if settings.warm_runs else [server]
 
@@ -69,8 +71,14 @@ def dagster(settings: Settings) -> list[Process]:
             + ["-p", str(settings.dagster_port)],
             ready=lambda: port_answers(settings.host, settings.dagster_port),
             env=_ENV,
+            second=True,
         ),
-        Process("daemon", [*_PYTHON, "dagster._daemon", "run", "-w", workspace], env=_ENV),
+        Process(
+            "daemon",
+            [*_PYTHON, "dagster._daemon", "run", "-w", workspace],
+            env=_ENV,
+            second=True,
+        ),
     ]
 
 

@@ -21,6 +21,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
+from orchestration.priority import go_second
+
 STOP_SECONDS = 30.0
 RESTART_SECONDS = (1.0, 2.0, 5.0, 15.0, 30.0)
 HEALTHY_AFTER = 60.0
@@ -39,6 +41,7 @@ class Process:
         name: shown before each of its lines in the log.
         command: argv.
         ready: returns True once it serves; checked until `ready_seconds` have passed.
+        second: whether the others go first when the processors are busy.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Process:
     ready: Callable[[], bool] | None = None
     ready_seconds: float = 90.0
     env: Mapping[str, str] = field(default_factory=dict)
+    second: bool = False
 
 
 class Supervisor:
@@ -123,7 +127,7 @@ class Supervisor:
             errors="replace",
             env={**os.environ, "PYTHONUNBUFFERED": "1", **process.env},
             start_new_session=True,
-            preexec_fn=_prepare_child,
+            preexec_fn=_prepare_second if process.second else _prepare_child,
         )
         self._started[process.name] = time.monotonic()
         self._write("supervisor", f"started {process.name} (pid {child.pid})")
@@ -173,3 +177,8 @@ def _prepare_child() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _prepare_second() -> None:
+    _prepare_child()
+    go_second()

@@ -31,6 +31,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from orchestration.priority import go_second
 from orchestration.settings import ROOT, Settings
 
 if TYPE_CHECKING:
@@ -321,6 +322,7 @@ def _work(settings: Settings, channel: socket.socket, run_id: str | None) -> Non
     code = 1
     try:
         os.setsid()
+        go_second()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         size = _size()

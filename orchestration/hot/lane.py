@@ -32,7 +32,7 @@ CATCH_UP = 20_000  # records behind from which on nothing is run for so many sec
 CATCH_UP_SECONDS = 30.0
 MAX_GROUPS = 1_000  # customers run at a time
 SLOW_SECONDS = 0.1  # what the models with a row for each day may take at a time, about
-SLOW_PAUSE = 2.0  # seconds of other work before they are run all the same
+SLOW_PAUSE = 2.0  # seconds between, so that many are run at once; a backlog waits less
 POLL_SECONDS = 0.005
 BROKER_POLL_SECONDS = 0.05
 FOLLOW_SECONDS = 30.0
@@ -145,15 +145,15 @@ class Lane:
         self._ran_at = time.monotonic()
         self._fall_due()
         marks = self.window.take(MAX_GROUPS)
-        if not marks and not self._slow:
-            return worked
         now = self._clock()
         if marks:
             self._quick(marks, now)
-        rested = not marks or time.monotonic() - self._slow_ran_at > SLOW_PAUSE
-        if self._slow and rested and not self.window.pending and self.behind == 0:
+        rested = time.monotonic() - self._slow_ran_at > SLOW_PAUSE
+        backlog = len(self._slow) > self._slow_groups and not marks
+        idle = not self.window.pending and self.behind == 0
+        if work_off := bool(self._slow) and idle and (rested or backlog):
             self._work_off(now)
-        return True
+        return worked or bool(marks) or work_off
 
     def _quick(self, marks: dict[int, Touched], now: datetime) -> None:
         """Run what takes little time; and the rest for whom a message needs it at once."""

@@ -53,13 +53,15 @@ class Home:
         return process
 
     def run(self, *args: str) -> None:
+        self.python("-m", "orchestration.cli", *args)
+
+    def python(self, *args: str) -> str:
+        """What a program of its own, in this home, prints."""
         done = subprocess.run(
-            [sys.executable, "-m", "orchestration.cli", *args],
-            env=self.env,
-            capture_output=True,
-            text=True,
+            [sys.executable, *args], env=self.env, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
     def send(self, *messages: dict[str, Any]) -> None:
         answer = requests.post(

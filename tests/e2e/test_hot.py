@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
 from hot_home import BUILT, Home, cart, new_home, person, ticket
+
+COMPARE = """
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from orchestration.hot.parity import compare
+from orchestration.settings import load_settings
+now = datetime.now(UTC)
+print(json.dumps(asdict(compare(load_settings(), now - timedelta(days=1), now))))
+"""
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
@@ -47,3 +58,9 @@ def test_one_action_each_through_kills_and_the_micro_batch(home: Home) -> None:
         assert home.arrived("webhook", f"T-{number}") == 1, number
     assert home.arrived("smtp_email", "bob@example.com") == 1
     assert home.arrived("smtp_email", "eve@example.com") == 0
+
+    # The standing check of a day: what the lane sent is what the warehouse derives.
+    compared = json.loads(home.python("-c", COMPARE))
+    assert compared["hot"] + compared["batch"] >= 9
+    assert compared["hot"] > 0
+    assert compared["not_derived"] == []

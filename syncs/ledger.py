@@ -303,7 +303,10 @@ class Ledger:
             try:
                 yield Worker(self._engine, connection, own)
             finally:
-                # Closing the session frees its locks; the pool would keep both.
+                # The server frees the locks of a closed session when it comes to it; who asks next
+                # should find them free. The pool would keep both.
+                with contextlib.suppress(sa.exc.SQLAlchemyError):
+                    connection.execute(sa.select(sa.func.pg_advisory_unlock_all()))
                 connection.invalidate()
 
     def recover(self) -> dict[str, int]:

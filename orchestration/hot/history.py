@@ -240,14 +240,21 @@ class History:
             found.select("customer", "id", "solo").sort("customer"),
         )
         self._rows = self._scalar("select count(*) from past.events", cursor)
-        stored = cursor.execute("select distinct customer from past.events order by 1").pl()
+        # Under whom events are stored never changes: only what came since is looked through.
+        known = self._last if self._last is not None and self._last.position < position else None
+        stored = cursor.execute(
+            "select distinct customer from past.events where log_seq > ?",
+            [-1 if known is None else known.position],
+        ).pl()["customer"]
+        if known is not None:
+            stored = stored.append(known.stored).unique()
         shared = f"select id_key from {schema}.{IDENTITY} where is_shared"
         split = f"select unnest([id_key, other_id_key]) from {schema}.{SPLITS}"
         edge_columns = ", ".join(self._project.model(EDGES).columns)
         return Snapshot(
             position,
             people,
-            stored["customer"],
+            stored.sort(),
             cursor.execute(f"select id_hash(id_key) as id_hash from ({shared})").to_arrow_table(),
             cursor.execute(
                 f"select {edge_columns} from {schema}.{EDGES}"

@@ -7,6 +7,7 @@ is told for whom.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -163,7 +164,7 @@ def writer(
         with _mutex:
             _depth -= 1
             if _depth == 0:
-                _session.close()
+                _unlock(_session)
                 _session = None
 
 
@@ -240,6 +241,15 @@ def _lock(
                     "Wait for it to finish or stop it, then try again."
                 )
             time.sleep(0.1)
+
+
+def _unlock(session: Any) -> None:
+    """The server frees the lock of a closed session when it comes to it: who asks next finds it."""
+    import psycopg2
+
+    with contextlib.suppress(psycopg2.Error), session.cursor() as cursor:
+        cursor.execute("select pg_advisory_unlock(%s)", (WRITER_LOCK,))
+    session.close()
 
 
 def current_writer(settings: Settings) -> str | None:

@@ -206,8 +206,7 @@ class LiveTraffic:
             customer = cast[number]
             if customer.user_id in self.left_out:
                 continue
-            # Only a customer who is content can be seen to change their mind.
-            if kind != "leaving" or stories.is_content(self.world, customer):
+            if stories.can_play(self.world, kind, customer):
                 return number, customer
         return None
 

@@ -84,10 +84,21 @@ def casting(world: World) -> dict[str, list[Customer]]:
     return roles
 
 
-def is_content(world: World, customer: Customer) -> bool:
+def can_play(world: World, kind: str, customer: Customer) -> bool:
+    """Whether the person's own history lets the story end as expected.
+
+    Every story ends in a message to them or about them, so an identify must have told their
+    address; and only a customer who is content can be seen to change their mind.
+    """
+    lived, _ = history.live_through(world.seed, customer, world.start_ms, world.end_ms)
+    if not any(moment.kind == "identify" for moment in lived):
+        return False
+    return kind != "leaving" or _is_content(world, customer, lived)
+
+
+def _is_content(world: World, customer: Customer, lived: list[Moment]) -> bool:
     """Whether the person was there in the last week and gave no sign of leaving."""
     end = world.end_ms
-    lived, _ = history.live_through(world.seed, customer, world.start_ms, end)
     if any(m.name == "Subscription Expiring" and m.at > end - 30 * DAY for m in lived):
         return False
     if any(ticket.at > end - 30 * DAY for ticket in customer.tickets):

@@ -419,6 +419,14 @@ def test_the_cast_are_in_one_role_each_and_fit_it(world: World) -> None:
     assert all(c.has_card and c.phone for c in roles["fraud"])
 
 
+def test_nobody_plays_whose_address_was_never_told(world: World, good: list[Message]) -> None:
+    told = {message["userId"] for message in good if message["type"] == "identify"}
+    cast = [c for c in stories.casting(world)["ordinary"] if c.persona != "passer_by"]
+    playing = {c.user_id for c in cast if stories.can_play(world, "cart", c)}
+    assert playing == {c.user_id for c in cast} & told
+    assert 0 < len(playing) < len(cast)
+
+
 def test_a_cards_own_habits_precede_its_story(world: World, good: list[Message]) -> None:
     payments = defaultdict(list)
     for message in good:

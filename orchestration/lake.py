@@ -11,7 +11,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,6 +108,19 @@ def connect(settings: Settings, *, read_only: bool = True) -> DuckDBPyConnection
     attach(connection, settings, read_only=read_only)
     connection.execute(f"use {CATALOG}.{SCHEMA}")
     return connection
+
+
+def generation(connection: DuckDBPyConnection, tables: Sequence[str]) -> str:
+    """Which making of these tables it is: a full refresh gives each a new identity, a build none.
+
+    `connection` is one of `connect`. Seen in the transaction that it is in.
+    """
+    found = connection.execute(
+        f"select table_name, table_uuid::varchar from ducklake_table_info('{CATALOG}')"
+        " where table_name in (select unnest($1)) order by all",
+        [list(tables)],
+    ).fetchall()
+    return " ".join(f"{name}:{identity}" for name, identity in found)
 
 
 def connect_guarded(settings: Settings) -> DuckDBPyConnection:

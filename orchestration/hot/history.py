@@ -38,6 +38,7 @@ _RECLUSTER_ROWS = 1_000_000
 # To look one customer up takes as long as to read so many rows of all.
 _ROWS_A_LOOKUP = 20_000
 _MEMORY = "1GB"
+_STATE = "fingerprint varchar, generation varchar, position bigint, appended bigint"
 
 
 #: Of the name of an id or a customer: 63 bits, as DuckDB hands unsigned numbers to Arrow badly.
@@ -83,6 +84,7 @@ class Snapshot:
     """The lake as of one build: everything up to log_seq `position`."""
 
     position: int
+    generation: str  # of the lake's tables; another one when they were built anew as a whole
     people: People
     stored: pl.Series  # customers under which the file holds events, ascending
     shared: Any  # arrow: id_hash of ids that belong to nobody
@@ -107,8 +109,9 @@ class Snapshot:
 class History:
     """The copy in `directory` of the lake that `connect` attaches as the catalog of `schema`.
 
-    `follow` is called from one thread, `events_of` from another. Raises HotError if another
-    process has the copy.
+    `generation` tells which making of the tables a connection sees: after a full refresh the copy
+    is made anew, though the build has come no further in the log. `follow` is called from one
+    thread, `events_of` from another. Raises HotError if another process has the copy.
     """
 
     def __init__(
@@ -117,8 +120,10 @@ class History:
         connect: Callable[[], DuckDBPyConnection],
         project: Project,
         schema: str = "lake.main",
+        generation: Callable[[DuckDBPyConnection], str] = lambda _: "",
     ) -> None:
         self._file = directory / "history.duckdb"
+        self._generation = generation
         self._schema = schema
         self._project = project
         self._columns = project.model(STAGING).columns
@@ -202,19 +207,17 @@ class History:
 
     def _attach(self) -> None:
         self._lake.execute(f"attach '{self._file}' as past")
-        self._lake.execute(
-            "create table if not exists past.state"
-            " (fingerprint varchar, position bigint, appended bigint)"
-        )
+        self._lake.execute(f"create table if not exists past.state ({_STATE})")
+        self._lake.execute("alter table past.state add column if not exists generation varchar")
         made = self._lake.execute("select fingerprint from past.state").fetchone()
         if made == (self._project.fingerprint,):
             return
         for name in ("events", "state"):
             self._lake.execute(f"drop table if exists past.{name}")
+        self._lake.execute(f"create table past.state ({_STATE})")
         self._lake.execute(
-            "create table past.state (fingerprint varchar, position bigint, appended bigint)"
+            "insert into past.state values (?, '', -1, 0)", [self._project.fingerprint]
         )
-        self._lake.execute("insert into past.state values (?, -1, 0)", [self._project.fingerprint])
 
     def _read(self, cursor: DuckDBPyConnection) -> Snapshot:
         schema = self._schema
@@ -222,14 +225,17 @@ class History:
             f"select max(log_seq) from {schema}.build_watermarks where model = '{IDENTITY}'"
         ).fetchone()
         position = -1 if row is None or row[0] is None else int(row[0])
+        generation = self._generation(cursor)
+        if self._last is not None and generation != self._last.generation:
+            self._last = None
         if self._last is None or position != self._last.position:
-            self._append(cursor, position)
-            self._last = self._of_people(cursor, position)
+            self._append(cursor, position, generation)
+            self._last = self._of_people(cursor, position, generation)
         snapshot = replace(self._last, copies={}, waiting=[])
         self._read_rest(cursor, snapshot)
         return snapshot
 
-    def _of_people(self, cursor: DuckDBPyConnection, position: int) -> Snapshot:
+    def _of_people(self, cursor: DuckDBPyConnection, position: int, generation: str) -> Snapshot:
         schema = self._schema
         found = cursor.execute(
             "select id_hash(id_key) as id, id_hash(customer_id) as customer,"
@@ -253,6 +259,7 @@ class History:
         edge_columns = ", ".join(self._project.model(EDGES).columns)
         return Snapshot(
             position,
+            generation,
             people,
             stored.sort(),
             cursor.execute(f"select id_hash(id_key) as id_hash from ({shared})").to_arrow_table(),
@@ -289,7 +296,7 @@ class History:
                 {"models": list(self._project.signals)},
             ).fetchall()
 
-    def _append(self, cursor: DuckDBPyConnection, position: int) -> None:
+    def _append(self, cursor: DuckDBPyConnection, position: int, generation: str) -> None:
         columns = ", ".join(f"events.{name}" for name in self._columns)
         select = f"""
             select
@@ -307,9 +314,11 @@ class History:
             ).fetchall()
         }
         reached = self._scalar("select position from past.state", cursor)
-        if position < reached:
-            reached = -1  # another lake, or one that was restored
+        made = cursor.execute("select generation from past.state").fetchone()
+        if position < reached or made != (generation,):
+            reached = -1  # another lake, one that was restored, or tables that were built anew
             cursor.execute("drop table if exists past.events")
+            cursor.execute("update past.state set generation = ?", [generation])
             tables.discard("events")
         span = {"from": reached, "to": position}
         if "events" not in tables:

@@ -120,6 +120,9 @@ class Lane:
             raise HotError(f"the models are not built ({missing}); run signalbox build") from None
         self.window.adopt(snapshot)
         self.position = snapshot.position + 1
+        self._stand_at(snapshot)
+
+    def _stand_at(self, snapshot: Snapshot) -> None:
         first = self._reader.first()
         if first > self.position and self._reader.end() > first:
             raise HotError(
@@ -289,3 +292,7 @@ class Lane:
                 self.window.forget_facts()
             held = set(self.window.groups())
             self._slow = {number: mark for number, mark in self._slow.items() if number in held}
+            if fresh.generation != self.window.snapshot.generation:
+                # Events may be others than they were: begin again, as at the start.
+                self.window.forget()
+                self._stand_at(fresh)

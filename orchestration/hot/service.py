@@ -12,6 +12,7 @@ from orchestration import activate, dbt, ingest, lake, warehouse
 from orchestration.hot import project as projects
 from orchestration.hot.history import History, too_large
 from orchestration.hot.lane import BROKER_POLL_SECONDS, FOLLOW_SECONDS, POLL_SECONDS, Lane
+from orchestration.hot.project import IDENTITY, STAGING
 from orchestration.hot.reporting import Latencies, Reporter
 from orchestration.hot.sender import Sender
 from orchestration.hot.window import Window
@@ -99,4 +100,7 @@ def _history(settings: Settings, project: Project) -> History:
     def connect() -> DuckDBPyConnection:
         return lake.connect(settings)
 
-    return History(settings.home / "hot", connect, project)
+    def generation(connection: DuckDBPyConnection) -> str:
+        return lake.generation(connection, (STAGING, IDENTITY))
+
+    return History(settings.home / "hot", connect, project, generation=generation)

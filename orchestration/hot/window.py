@@ -158,6 +158,14 @@ class Window:
         for name, rows in snapshot.copies.items():
             self._create_from(f"{SCHEMA}.{name}", rows)
         for model in self.project.models:
+    def forget(self) -> None:
+        """Let go of all events, of whatever customer: what is read from now on is all there is."""
+        self._store.drop([id_hash for group in self._groups.values() for id_hash in group.ids])
+        self._groups.clear()
+        self._group_of.clear()
+        self._by_customer.clear()
+        self.pending.clear()
+
             if not model.is_copy:
                 kind = "view" if model.is_view else "table"
                 run(f'create {kind} {SCHEMA}."{model.name}" as {model.sql}')

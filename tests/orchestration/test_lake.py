@@ -115,6 +115,25 @@ REFUSED = [
 ]
 
 
+def test_a_table_that_is_made_anew_is_another_generation(settings: Settings) -> None:
+    """What a reader learns, in a connection that stays open; neither rows nor maintenance count."""
+    with lake.connect(settings, read_only=False) as writing, lake.connect(settings) as reading:
+        writing.execute("create or replace table models (n int)")
+        seen = [lake.generation(reading, ["models"])]
+        writing.execute("insert into models values (1)")
+        writing.execute("insert into models values (2)")
+        writing.execute("call ducklake_merge_adjacent_files('lake')")
+        seen.append(lake.generation(reading, ["models"]))
+        writing.execute("create table fresh as from models")
+        writing.execute("begin")
+        writing.execute("alter table models rename to old")
+        writing.execute("alter table fresh rename to models")
+        writing.execute("drop table old")
+        writing.execute("commit")
+        seen.append(lake.generation(reading, ["models"]))
+    assert seen[0] and seen[0] == seen[1] != seen[2]
+
+
 def test_adhoc_sql_reads_the_lake_and_nothing_else(settings: Settings, tmp_path: Path) -> None:
     warehouse.ensure(settings)
     connection = lake.connect_guarded(settings)

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 PIPELINE = "events"
+KEYS = "message_keys"  # the directory of the index of message keys, beside dlt's
 BATCH_RECORDS = 500_000  # of one load, that is of one commit to each table
 CHUNK_RECORDS = 10_000  # two such are in memory, at most 32 KB each by the collector's limits
 
@@ -89,7 +90,7 @@ class Loader:
         self._connection: DuckDBPyConnection | None = None
         self._hasher: DuckDBPyConnection | None = None
         self._pipeline: Pipeline | None = None
-        self._repeats = RepeatIndex(pipelines_dir / "message_keys")
+        self._repeats = RepeatIndex(pipelines_dir / KEYS)
         self._batch = _Batch(self._log, 0, 0, self._with_repeats)
 
     def ensure_tables(self) -> None:

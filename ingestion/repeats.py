@@ -159,6 +159,39 @@ class RepeatIndex:
         return _Run(start, end, _open(path), path)
 
 
+class KnownMessages:
+    """The index in `directory`, for whoever reads beside the loads; for one thread.
+
+    It knows what was loaded so far, and nothing while there is no index.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._changed_at: int | None = None
+        self._runs: list[_Run] = []
+
+    def repeats(self, keys: pl.DataFrame) -> list[int]:
+        """The `log_seq` of those rows of a table of keys whose message came before them."""
+        self._follow()
+        asked = keys.sort("high")
+        found: list[int] = []
+        for run in self._runs:
+            earlier = _find(run.keys, asked)
+            is_repeat = (earlier < asked["log_seq"]).fill_null(value=False)
+            found += asked["log_seq"].filter(is_repeat).to_list()
+        return found
+
+    def _follow(self) -> None:
+        try:
+            changed_at = self._directory.stat().st_mtime_ns
+        except FileNotFoundError:
+            return
+        if changed_at != self._changed_at:
+            # A file that goes while it is read damages nothing: a later look finds its successor.
+            self._runs = _read(self._directory) or self._runs
+            self._changed_at = changed_at
+
+
 def _read(directory: Path) -> list[_Run]:
     """The runs on disk, in order; none of those that one merge of them has taken in."""
     runs: list[_Run] = []

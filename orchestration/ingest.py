@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ingestion.load import Loader
     from ingestion.open_log import Reader
     from ingestion.relay import Appends
+    from ingestion.repeats import KnownMessages
     from ingestion.request import SourcePolicy
     from ingestion.sources import PullSource, PushSource, RefreshSource
 
@@ -228,6 +229,14 @@ def _loader(home: Path, lake_path: str, catalog_url: str, log_url: str) -> Loade
 
     reader = open_reader(home / "log", log_url)
     return Loader(catalog_url, lake_path, reader, home / "dlt", database=lake.database())
+
+
+def known_messages(settings: Settings) -> KnownMessages:
+    """Which messages the loads of this home have seen."""
+    from ingestion.load import KEYS
+    from ingestion.repeats import KnownMessages
+
+    return KnownMessages(settings.home / "dlt" / KEYS)
 
 
 def refreshable(settings: Settings, *, with_sandbox: bool) -> list[RefreshSource]:

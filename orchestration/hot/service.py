@@ -43,7 +43,14 @@ def serve(settings: Settings, stop: threading.Event) -> None:
     specs = projects.specs(project, dbt.manifest(settings))
     with (
         closing(_history(settings, project)) as history,
-        closing(Window(project, history, max_rows=settings.hot_window_rows)) as window,
+        closing(
+            Window(
+                project,
+                history,
+                max_rows=settings.hot_window_rows,
+                known=ingest.known_messages(settings),
+            )
+        ) as window,
     ):
         facts = activate.facts(settings, window.cursor, schema="facts")
         latencies = Latencies()

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ingestion import raw_tables
 from ingestion.record_tables import split
+from ingestion.repeats import KnownMessages, keys_of
 from orchestration.hot.history import HASH, History, Snapshot
 from orchestration.hot.plans import Plans
 from orchestration.hot.project import (
@@ -52,14 +53,22 @@ class Window:
     """The database in memory. All methods but `cursor` belong to one thread."""
 
     def __init__(
-        self, project: Project, history: History, *, max_rows: int, memory: str = "2GB"
+        self,
+        project: Project,
+        history: History,
+        *,
+        max_rows: int,
+        memory: str = "2GB",
+        known: KnownMessages | None = None,
     ) -> None:
+        """`known` tells which messages were loaded before: repeats of these are left out."""
         import duckdb
 
         self.project = project
         self.max_rows = max_rows
         self.late = 0  # customers that were read from the history
         self._history = history
+        self._known = known
         self._connection = duckdb.connect()
         self._connection.execute("set timezone = 'UTC'")
         # A batch is too small to be shared, and the other cores have other work.
@@ -149,6 +158,14 @@ class Window:
             self._connection.execute("commit")
         self._connection.unregister("incoming")
 
+    def forget(self) -> None:
+        """Let go of all events, of whatever customer: what is read from now on is all there is."""
+        self._store.drop([id_hash for group in self._groups.values() for id_hash in group.ids])
+        self._groups.clear()
+        self._group_of.clear()
+        self._by_customer.clear()
+        self.pending.clear()
+
     def _create(self, snapshot: Snapshot) -> None:
         run = self._connection.execute
         for schema in ("raw", SCHEMA, "warm", "facts"):
@@ -158,14 +175,6 @@ class Window:
         for name, rows in snapshot.copies.items():
             self._create_from(f"{SCHEMA}.{name}", rows)
         for model in self.project.models:
-    def forget(self) -> None:
-        """Let go of all events, of whatever customer: what is read from now on is all there is."""
-        self._store.drop([id_hash for group in self._groups.values() for id_hash in group.ids])
-        self._groups.clear()
-        self._group_of.clear()
-        self._by_customer.clear()
-        self.pending.clear()
-
             if not model.is_copy:
                 kind = "view" if model.is_view else "table"
                 run(f'create {kind} {SCHEMA}."{model.name}" as {model.sql}')
@@ -201,6 +210,12 @@ class Window:
 
         run("delete from raw.events")
         self._insert("raw.events", events)
+        if self._known is not None:
+            repeats = self._known.repeats(run(keys_of("raw.events")).pl())
+            if repeats:
+                self._connection.execute(
+                    "delete from raw.events where log_seq in (select unnest($1))", [repeats]
+                )
         run(f"delete from {SCHEMA}.{STAGING}")
         run(f"insert into {SCHEMA}.{STAGING} {self._staging.sql}")
         # An address counts for everybody who has it, at once; whose it was follows with the models.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import polars as pl
 import pyarrow as pa
 import pytest
 from dbt_streams import NOW, arrivals, stream, with_splits
@@ -18,8 +19,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ingestion import raw_tables
+from ingestion.repeats import KnownMessages, RepeatIndex, keys_of
 from orchestration.hot import project as projects
-from orchestration.hot.history import History
+from orchestration.hot.history import HASH, History
+from orchestration.hot.lane import Lane
 from orchestration.hot.project import Project
 from orchestration.hot.window import Touched, Window
 from orchestration.settings import Settings
@@ -37,18 +40,26 @@ class Hot:
     """A window on the warehouse of a test, fed with rows as the log would hold them."""
 
     def __init__(
-        self, project: Project, warehouse: Warehouse, directory: Path, max_rows: int = 100_000
+        self,
+        project: Project,
+        warehouse: Warehouse,
+        directory: Path,
+        max_rows: int = 100_000,
+        known: KnownMessages | None = None,
     ) -> None:
         self.project = project
+        self._known = known
         self._max_rows = max_rows
         self._warehouse = warehouse
-        self.history = History(directory / "hot", self._connect, project, schema="main")
+        self.history = History(
+            directory / "hot", self._connect, project, schema="main", generation=self._generation
+        )
         self._snapshot = self.history.follow()
         self.window = self.fresh()
 
     def fresh(self) -> Window:
         """Another window on the lake as it was copied last."""
-        window = Window(self.project, self.history, max_rows=self._max_rows)
+        window = Window(self.project, self.history, max_rows=self._max_rows, known=self._known)
         window.adopt(self._snapshot)
         return window
 
@@ -56,6 +67,11 @@ class Hot:
         connection = duckdb.connect(str(self._warehouse.path))
         connection.execute("set timezone = 'UTC'")
         return connection
+
+    def _generation(self, connection: Any) -> str:
+        """As the lake's, of a file."""
+        made = "select table_oid from duckdb_tables() where table_name = 'stg_events'"
+        return str(connection.execute(made).fetchone())
 
     def follow(self) -> None:
         self._snapshot = self.history.follow()
@@ -93,7 +109,7 @@ class Hot:
     def rows(self, models: tuple[str, ...], window: Window | None = None) -> set[tuple[str, ...]]:
         found: set[tuple[str, ...]] = set()
         for model in models:
-            query = f"select customer_id, trigger_id from hot.{model}"
+            query = f"select customer_id, {what(self.project, model)} from hot.{model}"
             found |= {
                 (model, *row) for row in (window or self.window).cursor().execute(query).fetchall()
             }
@@ -109,14 +125,17 @@ def warehouse(tmp_path: Path) -> Iterator[Warehouse]:
     yield Warehouse(tmp_path)
 
 
-def of_warehouse(warehouse: Warehouse, models: tuple[str, ...], as_of: datetime) -> set[Any]:
+def what(project: Project, model: str) -> str:
+    """The column of a sync that, with the customer, tells its rows apart."""
+    return "trigger_id" if "trigger_id" in project.model(model).columns else "email"
+
+
+def of_warehouse(warehouse: Warehouse, project: Project, models: tuple[str, ...]) -> set[Any]:
     """The actions that the sync models ask for, their views read at that moment."""
     found = set()
     for model in models:
-        for customer, trigger in warehouse.query(
-            f"select customer_id, trigger_id from main.{model}"
-        ):
-            found.add((model, customer, trigger))
+        query = f"select customer_id, {what(project, model)} from main.{model}"
+        found |= {(model, *row) for row in warehouse.query(query)}
     return found
 
 
@@ -141,7 +160,7 @@ def test_the_same_actions_as_the_warehouse(
             asked, touched = hot.actions(as_of)
             warehouse.load(delivery)
             warehouse.dbt("run", "--exclude", "tag:daily", "tag:after_sync", as_of=as_of)
-            derived = of_warehouse(warehouse, project.syncs, as_of)
+            derived = of_warehouse(warehouse, project, project.syncs)
             assert asked == {action for action in derived if action[1] in touched}
             for model in COMPARED:
                 assert_same_rows(hot, warehouse, model, touched)
@@ -250,3 +269,92 @@ def test_what_the_lake_has_not_read_stays_and_more_waits_outside(
         empty.everybody(window, NOW)
         held = window.cursor().execute("select id_key from hot.customer_timeline").fetchall()
         assert {f"user:u{number}" for number in range(20, 25)} <= {name for (name,) in held}
+
+
+def test_a_message_id_that_comes_again_under_another_customer_is_no_event(
+    project: Project, warehouse: Warehouse, tmp_path: Path
+) -> None:
+    """By (source, messageId), as in the warehouse: whether the first copy is in memory or not."""
+    warehouse.load([of("ada", 1), of("bob", 1), of("bob", 2)])
+    warehouse.dbt("seed")
+    warehouse.dbt("run", "--exclude", "tag:after_sync", as_of=NOW)
+    index = RepeatIndex(tmp_path / "keys")
+    index.prepare(0, None, pl.DataFrame)
+    with warehouse.connect() as connection:
+        index.mark(connection.execute(keys_of("raw.events")).pl())
+    index.flush(0, warehouse.next_seq)
+    hot = Hot(project, warehouse, tmp_path, max_rows=4, known=KnownMessages(tmp_path / "keys"))
+    try:
+        assert hot.window.customers == 1, "ada is not in memory"
+        first, again = of("carl", 1), replace(of("dora", 1), message_id="carl-1")
+        delivery = [
+            replace(of("bob", 3), message_id="ada-1"),
+            replace(of("bob", 4), message_id="ada-1", source="server"),
+            replace(of("dora", 2), message_id="bob-2", source="server"),
+            of("dora", 3),
+            first,
+            again,
+            replace(again, source="server"),
+        ]
+        hot.take(delivery, warehouse.next_seq)
+        _, touched = hot.actions(NOW)
+        warehouse.load(delivery)
+        warehouse.dbt("run", "--exclude", "tag:daily", "tag:after_sync", as_of=NOW)
+        assert len(touched) == 3
+        for model in ("customers", "customer_timeline"):
+            assert_same_rows(hot, warehouse, model, touched)
+        counts = "select count(*) from hot.customer_timeline group by id_key order by id_key"
+        assert hot.window.cursor().execute(counts).fetchall() == [(3,), (1,), (3,)]
+    finally:
+        hot.close()
+
+
+class Log:
+    """A log that has nothing after what the lake has read."""
+
+    def first(self) -> int:
+        return 0
+
+    def end(self) -> int:
+        return 0
+
+    def read(self, start: int, limit: int) -> list[tuple[int, bytes]]:
+        return []
+
+
+def test_a_full_refresh_is_taken_in_though_the_log_has_not_grown(
+    project: Project, warehouse: Warehouse, tmp_path: Path
+) -> None:
+    """Raw rows were corrected, and the models built anew: the lane forgets what it has."""
+    warehouse.load([of("ada", 1), of("ada", 2), of("bob", 1)])
+    warehouse.dbt("seed")
+    warehouse.dbt("run", "--exclude", "tag:after_sync", as_of=NOW)
+    hot = Hot(project, warehouse, tmp_path)
+    try:
+        lane = Lane(project, [], hot.history, hot.window, Log(), {})
+        lane.start()
+        assert timeline_of(hot, "ada") == 2
+        lane.follow()
+        lane.turn()
+        assert hot.window.rows == 3, "an ordinary build lets nothing go"
+        with warehouse.connect() as connection:
+            connection.execute("delete from raw.events where message_id = 'ada-2'")
+        warehouse.dbt("run", "--exclude", "tag:after_sync", "--full-refresh", as_of=NOW)
+        lane.follow()
+        lane.turn()
+        assert timeline_of(hot, "ada") == 1
+    finally:
+        hot.close()
+
+
+def timeline_of(hot: Hot, user: str) -> int:
+    """How many events the lane knows of a user."""
+    connection = hot.window.cursor()
+    connection.execute(HASH)
+    name = "'cus_' || substr(md5('user:' || $1), 1, 16)"
+    hashed = connection.execute(f"select id_hash({name})", [user]).fetchall()[0][0]
+    number = hot.window.group_of_customer(hashed)
+    assert number is not None
+    hot.window.evaluate({number: Touched(0, 0.0)}, NOW)
+    ((count,),) = connection.execute("select count(*) from hot.customer_timeline").fetchall()
+    return int(count)

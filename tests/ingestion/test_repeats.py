@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingestion.repeats import COLUMNS, RepeatIndex, keys_of
+from ingestion.repeats import COLUMNS, KnownMessages, RepeatIndex, keys_of
 
 SCHEMA = {"high": pl.UInt64, "low": pl.UInt64, "log_seq": pl.Int64}
 # Few values, so that keys repeat and halves are shared.
@@ -100,6 +100,21 @@ def test_it_stays_a_few_files(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) <= 7
     again = index.mark(table([(n, 1) for n in range(0, 1_000, 7)], 5_000))
     assert list(again) == list(range(0, 1_000, 7))
+
+
+def test_a_reader_beside_the_loads_follows_them(tmp_path: Path) -> None:
+    """What came before, and not what was loaded meanwhile of the reader's own messages."""
+    known = KnownMessages(tmp_path / "keys")
+    asked = table([(n, 1) for n in range(25)], 10)
+    assert known.repeats(asked) == []
+    index = RepeatIndex(tmp_path / "keys")
+    for batch in range(4):
+        index.prepare(batch * 10, index.id, never)
+        index.mark(table([(batch * 10 + n, 1) for n in range(10)], batch * 10))
+        index.flush(batch * 10, batch * 10 + 10)
+        came_before = [10 + n for n in range(25) if n < batch * 10 + 10]
+        assert sorted(known.repeats(asked)) == came_before
+    assert known.repeats(table([(n, 1) for n in range(10, 20)], 10)) == []
 
 
 def test_keys_tell_messages_apart() -> None:

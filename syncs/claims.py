@@ -252,7 +252,7 @@ limit :limit
 for update skip locked
 """
 
-# Of messages only, none of which leaves an audience.
+# What the hot lane has just recorded. It lets nobody leave an audience.
 _DUE_OF = """
 select
     action_key, row_key, customer_id, payload_hash, payload, attempts, expires_at, event_at, leave,
@@ -260,6 +260,7 @@ select
 from actions
 where action_key = any(:keys) and sync = :sync and state = any(:states)
     and next_attempt_at <= now() and (cast(:only as text) is null or row_key = :only)
+    and not leave
 order by next_attempt_at
 limit :limit
 for update skip locked

@@ -38,6 +38,7 @@ from syncs.ledger_sql import (
     KNOWN_MESSAGES,
     KNOWN_STATES,
     LEAVE,
+    READ_UP_TO,
     RECOVER,
     REPLACE_WAITING,
     SKIP_KNOWN,
@@ -168,12 +169,13 @@ class Ledger:
         sandbox: bool = False,
         only: str | None = None,
         customers: Sequence[str] | None = None,
+        keys: Sequence[str] | None = None,
     ) -> pa.RecordBatchReader:
         """All actions of a sync, with `plan.KNOWN_SCHEMA`, in batches, without payloads.
 
         State rows whose last attempt went to the sandbox count as not sent where `sandbox` is
         false, and the other way round. `only` leaves out state rows with another key and customer,
-        `customers` messages to anybody else.
+        `keys` those with other action keys, `customers` messages to anybody else.
         """
         query = KNOWN_MESSAGES if spec.is_message else KNOWN_STATES
         # On disk, so that neither we nor Postgres must hold a million rows until they are read.
@@ -184,6 +186,7 @@ class Ledger:
                 "sandbox": sandbox,
                 "only": only,
                 "customers": None if customers is None else list(customers),
+                "keys": None if keys is None else list(keys),
             }
             statement = cursor.mogrify(query, parameters).decode()
             cursor.copy_expert(f"copy ({statement}) to stdout (format csv)", kept, 1 << 20)
@@ -207,10 +210,10 @@ class Ledger:
 
     @contextlib.contextmanager
     def planning(self, sync: str) -> Iterator[None]:
-        """Plan and record messages of a sync alone: waits for whoever does so at this moment.
+        """Plan and record a sync alone: waits for whoever does so at this moment.
 
         Two lanes that planned at once could each take the same trigger for new, under two ids of a
-        customer who has just become one.
+        customer who has just become one, or the same row.
         """
         with _reachable(), self._engine.begin() as connection:
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_PLAN_CLASS, number(sync))))
@@ -282,6 +285,16 @@ class Ledger:
                     cursor.execute(statement, parameters)
                     touched += cursor.rowcount
             return int(touched)
+
+    def read_up_to(self, spec: SyncSpec, keys: Sequence[str], log_seq: int) -> None:
+        """Note that a reading of the log up to `log_seq` wants these state rows to be held.
+
+        Plans of what has read less leave them alone.
+        """
+        with _reachable(), self._engine.begin() as connection:
+            connection.execute(
+                sa.text(READ_UP_TO), {"sync": spec.name, "keys": list(keys), "log_seq": log_seq}
+            )
 
     # Sending
 
@@ -440,6 +453,17 @@ class Ledger:
             .limit(1)
         )
         with self._engine.connect() as connection:
+            return connection.scalar(query)
+
+    def last_status(self, sync: str) -> str | None:
+        """How the sync's last run ended."""
+        query = (
+            sa.select(sync_runs.c.status)
+            .where(sync_runs.c.sync == sync)
+            .order_by(sync_runs.c.run_id.desc())
+            .limit(1)
+        )
+        with _reachable(), self._engine.connect() as connection:
             return connection.scalar(query)
 
     def record_run(self, **values: Any) -> None:

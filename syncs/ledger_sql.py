@@ -7,17 +7,18 @@ select
     case when here then left(delivered_hash, 16) end,
     here and delivered_payload is not null, here and held, leave,
     case when here then updated_at else timestamptz '2999-01-01 00:00:00+00' end,
-    null, null
+    null, null, case when here then log_seq end
 from (
     select *, coalesce(sandbox = %(sandbox)s, true) as here
     from actions
     where sync = %(sync)s
         and (%(only)s::text is null or row_key = %(only)s or customer_id = %(only)s)
+        and (%(keys)s::text[] is null or action_key = any(%(keys)s))
 ) as known
 """
 
 KNOWN_MESSAGES = """
-select action_key, state, null, null, null, null, null, null, customer_id, trigger_id
+select action_key, state, null, null, null, null, null, null, customer_id, trigger_id, null
 from actions
 where sync = %(sync)s and mode = 'message'
     and (%(customers)s::text[] is null or customer_id = any(%(customers)s))
@@ -56,8 +57,13 @@ on conflict (action_key) do update set
     payload_hash = excluded.payload_hash, payload = excluded.payload, state = excluded.state,
     reason = null, policy = null, status_code = null, attempts = 0, event_at = excluded.event_at,
     next_attempt_at = excluded.next_attempt_at, repeatable = excluded.repeatable,
-    planned_at = excluded.planned_at, leave = false, updated_at = now()
+    planned_at = excluded.planned_at, lane = excluded.lane, leave = false, updated_at = now()
 where a.state <> 'sending' and a.planned_at <= excluded.planned_at
+"""
+
+READ_UP_TO = """
+update actions set log_seq = greatest(log_seq, :log_seq)
+where sync = :sync and action_key = any(:keys)
 """
 
 # Noted as delivered, so that it is compared with the model from here on.

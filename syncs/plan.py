@@ -33,7 +33,8 @@ CHANGES = (
     "message", "expired", "suppressed",
 )  # fmt: skip
 
-#: Columns of `Ledger.known`. State rows have no customer and no trigger, messages no hashes.
+#: Columns of `Ledger.known`. State rows have no customer and no trigger, messages no hashes and no
+#: log_seq.
 #: Of a hash, 16 digits are enough: one change in 10¹⁹ would be missed.
 KNOWN_SCHEMA = pa.schema(
     {
@@ -47,6 +48,7 @@ KNOWN_SCHEMA = pa.schema(
         "updated_at": pa.timestamp("us", "UTC"),
         "customer_id": pa.string(),
         "trigger_id": pa.string(),
+        "log_seq": pa.int64(),
     }
 )
 
@@ -69,8 +71,8 @@ class Plan:
     revert and gone (what was planned is not needed any more); and message, expired or suppressed
     for messages. `counts` also has what needs nothing: unchanged, waiting, in_flight, rejected,
     waived, suppressed, known, skipped (no key), absent (update_only: not in the destination),
-    no_consent (mirror). `total` is the number of rows of the model, `blocked` the reason why
-    nothing of the plan may be sent without approval.
+    no_consent (mirror), ahead (the hot lane has read further than the model). `total` is the number
+    of rows of the model, `blocked` the reason why nothing of the plan may be sent without approval.
     """
 
     def __init__(
@@ -135,8 +137,9 @@ def plan_sync(
         began_at: the ledger's beginning: an older trigger may have been sent from a ledger that is
             lost, so it is suppressed.
         relation: replaces the model's table as dbt names it.
-        schema: where identity_map, identity_edges and customer_consents are. None: customers never
-            merge, and a mirror that needs consent cannot be planned.
+        schema: where identity_map, identity_edges, customer_consents and build_watermarks are.
+            None: customers never merge, no model is behind the hot lane, and a mirror that needs
+            consent cannot be planned.
         read_back: a query for what the destination has: key, fields (JSON), read_at.
         full: send rows again that have not changed. Messages are never sent again.
         only: plan only rows with this key or customer.
@@ -207,7 +210,9 @@ def _compare(
         if schema is not None:
             _follow_identities(cursor, schema)
         return 0
-    parameters |= {"full": full, "mirror": spec.mode == "mirror"}
+    parameters |= {"full": full, "mirror": spec.mode == "mirror", "position": None}
+    if schema is not None and cursor.execute(_HAS_POSITIONS).fetchall():
+        parameters["position"] = _position(cursor, schema)
     cursor.execute(_CREATE + rows + STATES, parameters)
     cursor.execute("delete from signalbox_plan where change is null")
     if read_back is not None and not _is_there(cursor, read_back):
@@ -237,8 +242,18 @@ def _follow_identities(cursor: duckdb.DuckDBPyConnection, schema: str) -> None:
         cursor.execute(PARTED.format(schema=schema))
 
 
+def _position(cursor: duckdb.DuckDBPyConnection, schema: str) -> int | None:
+    """How far in the log the models have read; None where models keep no account of it."""
+    watermarks = f"{schema}.build_watermarks"
+    if not _is_there(cursor, watermarks):
+        return None
+    query = f"select min(log_seq) from {watermarks} where model = 'identity_map'"
+    row = cursor.execute(query).fetchone()
+    return None if row is None else row[0]
+
+
 def _is_there(cursor: duckdb.DuckDBPyConnection, read_back: str) -> bool:
-    """Whether anything was ever read back."""
+    """Whether a relation exists."""
     try:
         cursor.execute(f"describe {read_back}")
     except (duckdb.CatalogException, duckdb.BinderException) as error:
@@ -268,11 +283,13 @@ def _types(cursor: duckdb.DuckDBPyConnection, spec: SyncSpec, relation: str) -> 
 _KNOWN = """
 create temporary table signalbox_known as
 select
-    action_key, state, was_delivered, held, leave, updated_at, customer_id, trigger_id,
+    action_key, state, was_delivered, held, leave, updated_at, customer_id, trigger_id, log_seq,
     try_cast('0x' || left(payload_hash, 16) as ubigint) as payload_hash,
     try_cast('0x' || left(delivered_hash, 16) as ubigint) as delivered_hash
 from signalbox_ledger
 """
+
+_HAS_POSITIONS = "select 1 from signalbox_known where log_seq is not null limit 1"
 
 _CREATE = "create temporary table signalbox_plan as "
 

@@ -74,6 +74,7 @@ model_rows as (
 STATES = f"""
 select
     case
+        when k.log_seq > $position then 'ahead'
         when m.action_key is null or not m.allowed then case
             when k.state = 'sending' then 'in_flight'
             when $mirror and k.held and not k.leave then 'leave'

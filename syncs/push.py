@@ -253,8 +253,7 @@ class Pusher:
     ) -> bool:
         """Plan and write the intents down, unless the blast limit says to ask first."""
         read_at = self._ledger.now()
-        alone = self._ledger.planning(spec.name) if spec.is_message else contextlib.nullcontext()
-        with alone, contextlib.closing(plan()) as planned:
+        with self._ledger.planning(spec.name), contextlib.closing(plan()) as planned:
             report.planned = planned.counts
             if planned.blocked and not approve:
                 report.status, report.message = "blocked", planned.blocked

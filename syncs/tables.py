@@ -20,7 +20,7 @@ STATES = (
 #: States in which something is still to be done.
 WAITING = ("planned", "retrying")
 
-VERSION = 5
+VERSION = 6
 
 metadata = sa.MetaData()
 _moment = sa.DateTime(timezone=True)
@@ -78,6 +78,9 @@ actions = sa.Table(
     sa.Column("worker", sa.Integer),
     # Which lane recorded the intent: batch or hot. Null before there were two.
     sa.Column("lane", sa.Text),
+    # State rows: how far the hot lane had read when it last said that the destination shall have
+    # the row. A lake that has read less does not know better.
+    sa.Column("log_seq", sa.BigInteger),
 )
 _todo = sa.text("state in ('planned', 'retrying', 'rejected')")
 sa.Index("actions_due", actions.c.sync, actions.c.next_attempt_at, postgresql_where=_todo)
@@ -165,4 +168,5 @@ UPGRADES = {
     create index actions_customer on actions (customer_id) where mode = 'message';
     """,
     5: "alter table actions add column if not exists lane text",
+    6: "alter table actions add column if not exists log_seq bigint",
 }

@@ -18,10 +18,11 @@ from typing import Any
 
 import requests
 
-#: What the lane needs built, and the syncs of messages that the tests wait for.
+#: What the lane needs built, and the syncs that the tests wait for.
 BUILT = (
     "resource_type:seed +tag:hot +sync_webhook__support_ticket_opened"
-    " +sync_smtp_email__cart_abandoned +suppressions +customer_consents +accounts +signals_waiting"
+    " +sync_smtp_email__cart_abandoned +sync_meta_audiences__browsing"
+    " +suppressions +customer_consents +accounts +signals_waiting"
 )
 PORTS = ("COLLECTOR", "DAGSTER", "SANDBOX", "SANDBOX_SMTP")
 
@@ -126,6 +127,23 @@ def _free_port() -> int:
 def person(name: str, *, consent: bool = True) -> dict[str, Any]:
     traits = {"email": f"{name}@example.com", "consent": {"marketing": consent}}
     return {"type": "identify", "userId": name, "messageId": f"i-{name}", "traits": traits}
+
+
+def views(name: str, number: int, event: str = "Product Viewed") -> list[dict[str, Any]]:
+    """So many looks at one product, the last of them now; or another event with it."""
+    item = {"product_id": "p_1", "name": "Lamp", "quantity": 1, "price": 9.5}
+    order = {"order_id": f"o-{name}", "total": 9.5, "currency": "EUR", "items": [item]}
+    return [
+        {
+            "type": "track",
+            "event": event,
+            "userId": name,
+            "messageId": f"{event}-{name}-{place}",
+            "timestamp": (datetime.now(UTC) - timedelta(minutes=number - place)).isoformat(),
+            "properties": item if event == "Product Viewed" else order,
+        }
+        for place in range(1, number + 1)
+    ]
 
 
 def ticket(name: str, number: str) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def show(rows: list[dict[str, Any]], console: Console) -> None:
 
     words = {
         "signal": "yes",
-        "sync": "yes, its messages leave at once",
+        "sync": "yes, its messages leave, or its members join, at once",
         "runs": "yes, above a signal or sync",
         "copied": "as the last build left it",
     }

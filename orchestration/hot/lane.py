@@ -12,14 +12,15 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestration.hot.history import History, Snapshot
 from orchestration.hot.project import FACTS, IDENTITY, HotError, Project
 from orchestration.hot.sender import Messages, Sender, key_of
 from orchestration.hot.window import Ran, Touched, Window
+from syncs.ledger import action_key
 
 if TYPE_CHECKING:
     from ingestion.open_log import Reader
@@ -119,10 +120,10 @@ class Lane:
             missing = str(error).partition("\n")[0]
             raise HotError(f"the models are not built ({missing}); run signalbox build") from None
         self.window.adopt(snapshot)
-        self.position = snapshot.position + 1
         self._stand_at(snapshot)
 
     def _stand_at(self, snapshot: Snapshot) -> None:
+        self.position = snapshot.position + 1
         first = self._reader.first()
         if first > self.position and self._reader.end() > first:
             raise HotError(
@@ -177,7 +178,7 @@ class Lane:
         """Run the rest for whom a message needs it."""
         urgent: set[str] = set()
         wanted = []
-        for spec in self._slow_specs:
+        for spec in (spec for spec in self._slow_specs if spec.is_message):
             signals = self.project.quick_models & set(self.project.signals_of(spec.model))
             fresh = set().union(*(self._fresh_signals(spec, signal) for signal in signals))
             if fresh := fresh & ran.keys():
@@ -248,23 +249,10 @@ class Lane:
         rows = self.window.rows_of(spec.model)
         if not rows.num_rows:
             return
-        owners = rows["customer_id"].to_pylist()
-        keys = [
-            key_of(spec, customer, trigger)
-            for customer, trigger in zip(owners, rows["trigger_id"].to_pylist(), strict=True)
-        ]
-        fresh = [
-            place
-            for place, key in enumerate(keys)
-            if owners[place] in ran and key not in self._seen
-        ]
+        fresh = self._fresh_rows(spec, rows, ran)
         if not fresh:
             return
-        for place in fresh:
-            self._seen[keys[place]] = None
-        while len(self._seen) > _SEEN:
-            self._seen.popitem(last=False)
-        rows = rows.take(fresh)
+        rows = rows.take(list(fresh))
         customers = rows["customer_id"].to_pylist()
         self.window.keep_facts(customers)
         people, edges = self.window.people()
@@ -274,25 +262,70 @@ class Lane:
                 rows,
                 people,
                 edges,
+                None if spec.is_message else self.window.rows_of("customer_consents"),
+                max(ran[customer].touched.log_seq for customer in customers),
                 frozenset(names),
                 {
-                    keys[place]: ran[customer].touched.since
-                    for place, customer in zip(fresh, customers, strict=True)
+                    key: ran[customer].touched.since
+                    for key, customer in zip(fresh.values(), customers, strict=True)
                 },
             )
         )
+
+    def _fresh_rows(self, spec: SyncSpec, rows: Any, ran: Collection[str]) -> dict[int, str]:
+        """Which rows were not handed over yet, by place, and the action key of each.
+
+        Who joins an audience is handed over once for each signal: whether the audience has them
+        already, the ledger knows.
+        """
+        owners = rows["customer_id"].to_pylist()
+        if spec.is_message:
+            triggers = rows["trigger_id"].to_pylist()
+            keys = [
+                key_of(spec, owner, trigger)
+                for owner, trigger in zip(owners, triggers, strict=True)
+            ]
+            fresh = {
+                place: key
+                for place, key in enumerate(keys)
+                if owners[place] in ran and key not in self._seen
+            }
+            noted = list(fresh.values())
+        else:
+            joining = {
+                key_of(spec, customer, trigger): customer
+                for signal in self.project.signals_of(spec.model)
+                for customer, trigger in self.window.signals_of(signal)
+                if customer in ran
+            }
+            members = set(owners)
+            noted = [
+                key for key, who in joining.items() if who in members and key not in self._seen
+            ]
+            who_joins = {joining[key] for key in noted}
+            names = rows[spec.key].to_pylist()
+            fresh = {
+                place: action_key(spec.name, str(names[place]))
+                for place, owner in enumerate(owners)
+                if owner in who_joins
+            }
+        for key in noted:
+            self._seen[key] = None
+        while len(self._seen) > _SEEN:
+            self._seen.popitem(last=False)
+        return fresh
 
     def _adopt(self) -> None:
         with self._mutex:
             fresh, self._fresh = self._fresh, None
         if fresh is not None:
+            if fresh.generation != self.window.snapshot.generation:
+                # Events may be others than they were: begin again, as at the start.
+                self.window.forget()
+                self._stand_at(fresh)
             self.window.adopt(fresh)
             self.window.evict()
             if all(sender.idle for sender in self._senders.values()):
                 self.window.forget_facts()
             held = set(self.window.groups())
             self._slow = {number: mark for number, mark in self._slow.items() if number in held}
-            if fresh.generation != self.window.snapshot.generation:
-                # Events may be others than they were: begin again, as at the start.
-                self.window.forget()
-                self._stand_at(fresh)

@@ -12,7 +12,7 @@ from orchestration.settings import Settings
 
 @dataclass
 class Comparison:
-    """Actions of the hot syncs whose signal fired within a span of time.
+    """Messages of the hot syncs whose signal fired within a span of time.
 
     `not_derived` were sent by the hot lane for a trigger that the warehouse does not have now, as
     happens when an event that came late took the reason away; `missed` the micro-batch had to send:
@@ -38,7 +38,7 @@ def compare(settings: Settings, since: datetime, until: datetime) -> Comparison:
 
     found = Comparison()
     project = projects.load(settings)
-    specs = projects.specs(project, dbt.manifest(settings))
+    specs = [spec for spec in projects.specs(project, dbt.manifest(settings)) if spec.is_message]
     connection = psycopg2.connect(postgres.start(settings).ledger)
     try:
         with connection.cursor() as cursor:

@@ -1,8 +1,8 @@
 """Which models run hot, in which order, as which SQL; and why the others do not.
 
-The analyst tags a signal `hot`. The lane then runs it, everything above it, and the syncs of
-messages below it, in the SQL that dbt compiles for the target `hot`: the full form of each model,
-over a slice that holds whole customers and nobody else.
+The analyst tags a signal `hot`. The lane then runs it, everything above it, and below it the syncs
+of messages and those that mirror an audience, in the SQL that dbt compiles for the target `hot`:
+the full form of each model, over a slice that holds whole customers and nobody else.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ def choose(manifest: Mapping[str, Any]) -> Choice:
     judge = _Judge(manifest)
     nodes = [node for node in manifest["nodes"].values() if node["resource_type"] == "model"]
     tagged = [node for node in nodes if TAG in node["config"].get("tags", [])]
-    messages = [spec for spec in load_specs(manifest) if spec.is_message]
+    acting = [spec for spec in load_specs(manifest) if acts_at_once(spec)]
     refused: dict[str, str] = {}
     signals = []
     for node in sorted(tagged, key=lambda node: node["name"]):
@@ -199,7 +199,7 @@ def choose(manifest: Mapping[str, Any]) -> Choice:
             refused[node["name"]] = reason
         else:
             signals.append(node["name"])
-    below = {spec.model: spec for spec in messages if judge.descends(spec.unique_id, tagged)}
+    below = {spec.model: spec for spec in acting if judge.descends(spec.unique_id, tagged)}
     syncs = []
     for name, spec in sorted(below.items()):
         reason = judge.refusal(spec.unique_id)
@@ -216,6 +216,14 @@ def choose(manifest: Mapping[str, Any]) -> Choice:
         base.append(WAITING)
     run, copies = judge.needed([*base, *signals, *syncs])
     return Choice(tuple(run), tuple(copies), tuple(signals), tuple(syncs), refused)
+
+
+def acts_at_once(spec: SyncSpec) -> bool:
+    """Whether its rows need not wait for the micro-batch: messages, and who joins an audience.
+
+    Rows that are created and updated are left to it: of those the newest counts, not the soonest.
+    """
+    return spec.is_message or (spec.mode == "mirror" and spec.has("customer_id"))
 
 
 class _Judge:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from syncs.ledger import action_key
+from syncs.plan_sql import quoted
 from syncs.results import Row, SyncError
 from syncs.spec import SyncSpec
 
@@ -27,20 +28,24 @@ LANE = "hot"
 #: Rows that may wait for one destination; what is beyond is left to the micro-batch.
 MAX_WAITING = 20_000
 _RETRY_SECONDS = 1.0
+_RECORDED = ("message", "create", "update")
 
 
 @dataclass(frozen=True)
 class Messages:
     """Rows of one sync model for some customers, and what the plan must know of these.
 
-    `rows`, `people` (identity_map) and `edges` are Arrow tables; `names` are all customer ids under
-    which the customers may be known in the ledger; `since` says for each action when its cause was
-    accepted, in seconds since 1970.
+    `rows`, `people` (identity_map), `edges` and, for a mirror, `consents` are Arrow tables; `names`
+    are all customer ids under which the customers may be known in the ledger; `log_seq` is how far
+    in the log the rows have read; `since` says for each action when its cause was accepted, in
+    seconds since 1970.
     """
 
     rows: Any
     people: Any
     edges: Any
+    consents: Any
+    log_seq: int
     names: frozenset[str]
     since: dict[str, float]
 
@@ -159,24 +164,35 @@ class Sender:
         for messages in taken:
             since |= messages.since
         connection.execute("create schema if not exists people")
-        for name, tables in (
-            ("rows", [messages.rows for messages in taken]),
-            ("identity_map", [messages.people for messages in taken]),
-            ("identity_edges", [messages.edges for messages in taken]),
+        # A customer who was touched twice is handed over twice; an audience has an address once.
+        once = "" if self.spec.is_message else f"on ({quoted(self.spec.key)})"
+        for name, tables, distinct in (
+            ("rows", [messages.rows for messages in taken], once),
+            ("identity_map", [messages.people for messages in taken], ""),
+            ("identity_edges", [messages.edges for messages in taken], ""),
+            ("customer_consents", [messages.consents for messages in taken], ""),
         ):
+            if tables[0] is None:
+                continue
             connection.register("incoming", pa.concat_tables(tables))
-            # A customer who was touched twice is handed over twice.
             connection.execute(
-                f"create or replace table people.{name} as select distinct * from incoming"
+                f"create or replace table people.{name} as"
+                f" select distinct {distinct} * from incoming"
             )
             connection.unregister("incoming")
         names = sorted(frozenset().union(*(messages.names for messages in taken)))
         counts = express.record(
-            connection, "people.rows", schema="people", customers=names, lane=LANE
+            connection,
+            "people.rows",
+            schema="people",
+            customers=names,
+            keys=list(since),
+            log_seq=max(messages.log_seq for messages in taken),
+            lane=LANE,
         )
-        self.counts.recorded += counts.get("message", 0)
+        self.counts.recorded += sum(counts.get(change, 0) for change in _RECORDED)
         self.counts.expired += counts.get("expired", 0)
-        self.counts.known += counts.get("known", 0)
+        self.counts.known += counts.get("known", 0) + counts.get("unchanged", 0)
 
         def on_send(rows: Sequence[Row]) -> None:
             now = time.time()

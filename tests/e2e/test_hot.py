@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from hashlib import sha256
 
 import pytest
-from hot_home import BUILT, Home, cart, new_home, person, ticket
+from hot_home import BUILT, Home, cart, new_home, person, ticket, views
 
 COMPARE = """
 import json
@@ -41,6 +42,13 @@ def test_one_action_each_through_kills_and_the_micro_batch(home: Home) -> None:
     home.send(person("bob"), cart("bob", "C-1"), person("eve", consent=False), cart("eve", "C-2"))
     home.until(lambda: home.arrived("smtp_email", "bob@example.com") > 0, "the mail on a cart")
 
+    # Who looks again and again joins the audience, before the lake knows and after.
+    home.send(person("cleo"), *views("cleo", 4), person("zoe", consent=False), *views("zoe", 4))
+    cleo, zoe = (sha256(f"{name}@example.com".encode()).hexdigest() for name in ("cleo", "zoe"))
+    home.until(lambda: home.arrived("meta_audiences", cleo) > 0, "cleo's joining the audience")
+    home.run("sync", "run", "meta_audiences__browsing")
+    assert home.arrived("meta_audiences", cleo) == 1, "a lake that has not read of it takes nobody"
+
     for number in range(2, 8):
         home.send(person(f"p{number}"), ticket(f"p{number}", f"T-{number}"))
         if number == 4:
@@ -58,6 +66,14 @@ def test_one_action_each_through_kills_and_the_micro_batch(home: Home) -> None:
         assert home.arrived("webhook", f"T-{number}") == 1, number
     assert home.arrived("smtp_email", "bob@example.com") == 1
     assert home.arrived("smtp_email", "eve@example.com") == 0
+    home.run("sync", "run", "meta_audiences__browsing")
+    assert home.arrived("meta_audiences", cleo) == 1
+    assert home.arrived("meta_audiences", zoe) == 0
+    home.send(*views("cleo", 1, event="Purchase Completed"))
+    home.run("load")
+    home.run("build", "--no-tests", "--select", BUILT)
+    home.run("sync", "run", "meta_audiences__browsing")
+    assert home.arrived("meta_audiences", cleo) == 2, "who has bought leaves with the micro-batch"
 
     # The standing check of a day: what the lane sent is what the warehouse derives.
     compared = json.loads(home.python("-c", COMPARE))

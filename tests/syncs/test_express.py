@@ -8,8 +8,19 @@ from collections import Counter
 import duckdb
 import pytest
 import sqlalchemy as sa
-from syncs_support import Reply, Request, Vendor, alerts, facts, make_pusher, webhook_spec
+from syncs_support import (
+    Reply,
+    Request,
+    Vendor,
+    alerts,
+    club_spec,
+    contacts,
+    facts,
+    make_pusher,
+    webhook_spec,
+)
 
+from syncs.facts import LakeFacts
 from syncs.ledger import Ledger, action_key, actions
 from syncs.operations import pause
 from syncs.policies import Policies
@@ -40,7 +51,9 @@ def record_and_send(
         lake.execute(statement, {"triggers": triggers} if "$triggers" in statement else None)
     with pusher.express(spec, facts(lake)) as express:
         names = [f"c-{trigger}" for trigger in triggers]
-        express.record(lake, "alerts", schema="main", customers=names, lane="hot")
+        express.record(
+            lake, "alerts", schema="main", customers=names, keys=(), log_seq=0, lane="hot"
+        )
         express.send(keys(spec, triggers if only is None else only))
 
 
@@ -109,7 +122,9 @@ def test_facts_that_cannot_be_read_hold_everything_back(
         lake.execute(statement, {"triggers": ["a"]} if "$triggers" in statement else None)
     lake.execute("drop table customer_consents")
     with pusher.express(spec, reader) as express:
-        express.record(lake, "alerts", schema="main", customers=["c-a"], lane="hot")
+        express.record(
+            lake, "alerts", schema="main", customers=["c-a"], keys=(), log_seq=0, lane="hot"
+        )
         report = express.send(keys(spec, ["a"]))
     assert report.status == "paused" and not vendor.requests
     assert ledger.counts(spec.name) == {"planned": 1}
@@ -135,3 +150,102 @@ def test_what_must_wait_is_left_to_the_runs(
     record_and_send(pusher, lake, spec, ["a"])
     pusher.run(spec, lake)
     assert ledger.counts(spec.name) == {"delivered": 1}
+
+
+MEMBERS = club_spec(policies=Policies(consent="marketing"))
+
+
+def join(pusher: Pusher, lake: Lake, emails: list[str], log_seq: int) -> dict[str, int]:
+    """What the hot lane does for customers who shall be members; counts of its plan."""
+    lake.execute(
+        "create or replace table joining as select 0.1 as score, e as email, 'c-' || e as"
+        " customer_id from (select unnest($1) as e)",
+        [emails],
+    )
+    keys = [action_key(MEMBERS.name, email) for email in emails]
+    with pusher.express(MEMBERS, LakeFacts(lake.cursor, "main")) as express:
+        planned = express.record(
+            lake, "joining", schema="hot", customers=(), keys=keys, log_seq=log_seq, lane="hot"
+        )
+        express.send(keys)
+    return planned
+
+
+@pytest.fixture
+def audience(lake: Lake, club: None) -> Lake:
+    """A lake that has read the log up to 100 and knows two members; everybody but bob agrees."""
+    everybody = [f"{name}@x.example" for name in ("ann", "bob", "cat", "dan")]
+    facts(lake, granted=[f"c-{email}" for email in everybody if not email.startswith("bob")])
+    # The slice of the hot lane, which has read the same of consent.
+    lake.execute(
+        "create schema hot; create view hot.customer_consents as from main.customer_consents"
+    )
+    lake.execute("create table build_watermarks as select 'identity_map' as model, 100 as log_seq")
+    contacts(lake, {"ann@x.example": 0.1, "bob@x.example": 0.1})
+    return lake
+
+
+def built(lake: Lake, members: list[str], log_seq: int) -> None:
+    contacts(lake, dict.fromkeys(members, 0.1))
+    lake.execute("update build_watermarks set log_seq = $1", [log_seq])
+
+
+def asked(vendor: Vendor) -> list[tuple[str, str]]:
+    """Who joined and left, in order."""
+    return [
+        (request.path.removeprefix("/club/"), row["email"].partition("@")[0])
+        for request in vendor.requests
+        for row in request.json
+    ]
+
+
+def test_who_joins_at_once_stays_until_the_lake_has_read_as_far(
+    pusher: Pusher, vendor: Vendor, audience: Lake
+) -> None:
+    def run() -> dict[str, int]:
+        read = LakeFacts(audience.cursor, "main")
+        return pusher.run(MEMBERS, audience, facts=read, schema="main").planned
+
+    assert run() == {"create": 1, "no_consent": 1}
+    assert join(pusher, audience, ["ann@x.example", "cat@x.example"], 150) == {
+        "create": 1,
+        "unchanged": 1,
+    }
+    assert join(pusher, audience, ["bob@x.example"], 151) == {"no_consent": 1}
+    assert asked(vendor) == [("join", "ann"), ("join", "cat")]
+    # The lake knows neither that cat joined nor that ann came again.
+    built(audience, [], 149)
+    assert run() == {"ahead": 2}
+    built(audience, ["cat@x.example"], 150)
+    assert run() == {"leave": 1, "unchanged": 1}
+    assert asked(vendor) == [("join", "ann"), ("join", "cat"), ("leave", "ann")]
+    assert join(pusher, audience, ["ann@x.example"], 160) == {"create": 1}
+    assert asked(vendor)[3:] == [("join", "ann")]
+
+
+def test_both_lanes_together_let_each_join_once(
+    pusher: Pusher, vendor: Vendor, audience: Lake, ledger: Ledger
+) -> None:
+    emails = [f"m{number}@x.example" for number in range(40)]
+    read = facts(audience, granted=[f"c-{email}" for email in emails])
+    built(audience, emails, 100)
+    other = make_pusher(ledger, vendor.url)
+    beside = audience.cursor()
+    run = threading.Thread(target=lambda: other.run(MEMBERS, beside, facts=read, schema="main"))
+    run.start()
+    for email in emails:
+        join(pusher, audience.cursor(), [email], 100)
+    run.join()
+    pusher.run(MEMBERS, audience, facts=read, schema="main")
+    assert Counter(asked(vendor)) == {("join", email.partition("@")[0]): 1 for email in emails}
+
+
+def test_an_audience_that_waits_for_approval_grows_by_nobody(
+    pusher: Pusher, vendor: Vendor, audience: Lake, ledger: Ledger
+) -> None:
+    ledger.record_run(
+        sync=MEMBERS.name, destination="club", sandbox=False, status="blocked", counts={},
+        started_at=ledger.now(),
+    )  # fmt: skip
+    assert join(pusher, audience, ["cat@x.example"], 150) == {}
+    assert not vendor.requests and ledger.counts(MEMBERS.name) == {}

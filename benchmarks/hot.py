@@ -37,6 +37,7 @@ from benchmarks import hot_batch, support
 
 PORTS = ("COLLECTOR_PORT", "DAGSTER_PORT", "SANDBOX_PORT", "SANDBOX_SMTP_PORT")
 TICK = 0.02  # seconds between requests
+REQUEST = 400  # messages at most
 CUSTOMERS = 20_000
 ACTS = "Support Ticket Opened"
 CLI = [sys.executable, "-m", "orchestration.cli"]
@@ -88,7 +89,7 @@ def _show_latency(options: argparse.Namespace) -> None:
 def latency(home: Path, rate: int, seconds: float, every: int) -> dict[str, Any]:
     """Send for so many seconds, wait for the actions; milliseconds."""
     run = f"{rate}-{int(time.time())}"
-    asked, took = asyncio.run(_send(run, rate, seconds, every))
+    asked, took = asyncio.run(send(schedule(run, rate, seconds, every)))
     deadline = time.monotonic() + SETTLE_SECONDS
     while len(found := _arrivals(home, run)) < len(asked) and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -110,46 +111,50 @@ def figures(rate: int, asked: dict[str, float], found: dict[str, float]) -> dict
     }
 
 
-async def _send(run: str, rate: int, seconds: float, every: int) -> tuple[dict[str, float], float]:
+#: Key of the action that an event shall cause, or ""; its moment, seconds since 1970; its message.
+Event = tuple[str, float, dict[str, Any]]
+
+
+async def send(coming: Iterator[Event]) -> tuple[dict[str, float], float]:
     """Open loop: a request each TICK with what is due; returns when each action was scheduled."""
     asked: dict[str, float] = {}
     tasks: set[asyncio.Task[None]] = set()
     connections: asyncio.Queue[Any] = asyncio.Queue()
     began = time.time()
-    coming = schedule(run, rate, seconds, every)
     key, scheduled, message = next(coming)
     left = True
     while left:
         batch = []
-        while left and scheduled <= time.time():
-            if message["event"] == ACTS:
+        while left and scheduled <= time.time() and len(batch) < REQUEST:
+            if key:
                 asked[key] = scheduled
             batch.append(message)
             key, scheduled, message = next(coming, ("", 0.0, {}))
             left = bool(message)
         if batch:
-            task = asyncio.create_task(_post(connections, batch))
+            task = asyncio.create_task(post(connections, batch))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
-        await asyncio.sleep(TICK)
+        await asyncio.sleep(TICK if len(batch) < REQUEST else 0)
     took = time.time() - began
     await asyncio.gather(*tasks)
     return asked, took
 
 
-def schedule(
-    run: str, rate: int, seconds: float, every: int
-) -> Iterator[tuple[str, float, dict[str, Any]]]:
-    """Key, moment in seconds since 1970, and message of each event; one in `every` is a ticket."""
+def schedule(run: str, rate: int, seconds: float, every: int) -> Iterator[Event]:
+    """One in `every` is a ticket, and acts; the others are looks at a product."""
     rnd = random.Random(rate)
     began = time.time()
     for number in range(int(rate * seconds)):
         key, person = f"{run}-{number}", rnd.randrange(CUSTOMERS)
-        make = _view if number % every else _ticket
-        yield key, began + number / rate, make(key, person)
+        moment = began + number / rate
+        if number % every:
+            yield "", moment, _view(key, person)
+        else:
+            yield key, moment, _ticket(key, person)
 
 
-async def _post(connections: asyncio.Queue[Any], batch: list[dict[str, Any]]) -> None:
+async def post(connections: asyncio.Queue[Any], batch: list[dict[str, Any]]) -> None:
     body = msgspec.json.encode({"batch": batch})
     port = int(os.environ["SIGNALBOX_COLLECTOR_PORT"])
     key = base64.b64encode(b"wk_server:").decode()
@@ -175,15 +180,15 @@ async def _post(connections: asyncio.Queue[Any], batch: list[dict[str, Any]]) ->
 
 def _view(key: str, person: int) -> dict[str, Any]:
     properties = {"product_id": f"p_{person % 97}", "name": "Lamp", "price": 9.5, "currency": "EUR"}
-    return _message(key, person, "Product Viewed", properties)
+    return message_of(key, person, "Product Viewed", properties)
 
 
 def _ticket(key: str, person: int) -> dict[str, Any]:
     properties = {"ticket_id": f"T-{key}", "subject": "Help", "priority": "normal"}
-    return _message(key, person, ACTS, properties)
+    return message_of(key, person, ACTS, properties)
 
 
-def _message(key: str, person: int, event: str, properties: dict[str, Any]) -> dict[str, Any]:
+def message_of(key: str, person: int, event: str, properties: dict[str, Any]) -> dict[str, Any]:
     return {
         "type": "track",
         "event": event,
@@ -213,7 +218,7 @@ def home() -> Iterator[Path]:
     home = support.new_home()
     os.environ["SIGNALBOX_HOME"] = str(home)
     for name in PORTS:
-        os.environ[f"SIGNALBOX_{name}"] = str(_free_port())
+        os.environ[f"SIGNALBOX_{name}"] = str(free_port())
     history = home / "history.jsonl"
     rnd = random.Random(7)
     with history.open("w") as file:
@@ -296,7 +301,7 @@ async def _fill(events: int) -> None:
             else _view(f"f{n}", rnd.randrange(CUSTOMERS))
             for n in range(first, min(first + 400, events))
         ]
-        await _post(connections, batch)
+        await post(connections, batch)
 
 
 @contextlib.contextmanager
@@ -345,7 +350,7 @@ def _answers(port: str) -> bool:
     return False
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -34,3 +34,10 @@ def test_identity_is_built_of_the_pairs_that_were_asked_for() -> None:
     # A user for every three devices, fewer customers than users by the merges, and new devices.
     assert found["ids"] > 4000 and 700 < found["customers"] < 1000
     assert found["largest"] >= 8
+
+
+def test_a_rule_by_hand_finds_the_payments_that_the_schedule_says() -> None:
+    options = ("--only", "plain", "--rates", "200", "--seconds", "3", "--drain", "3000")
+    paced, at_once = ran("hot_peers", *options, "--every", "20")
+    assert paced["actions"] > 20 and at_once["actions"] > 100
+    assert paced["missing"] == at_once["missing"] == 0

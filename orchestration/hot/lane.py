@@ -323,6 +323,7 @@ class Lane:
                 # Events may be others than they were: begin again, as at the start.
                 self.window.forget()
                 self._stand_at(fresh)
+                log.info("the models were built anew; the lane stands at log_seq %s", self.position)
             self.window.adopt(fresh)
             self.window.evict()
             if all(sender.idle for sender in self._senders.values()):

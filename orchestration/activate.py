@@ -125,7 +125,8 @@ def samples(settings: Settings, name: str, customer: str | None) -> list[Sample]
     (spec,) = specs(settings, name)
     with lake.connect(settings) as connection:
         column = "customer_id" if spec.has("customer_id") else spec.key
-        found = customers.find(connection, customer) if customer else None
+        known = customers.find(connection, customer) if customer else None
+        found = known.customer_id if known else None
         if customer is None or not _has_row(connection, spec, column, found or customer):
             some, count = _who_has_rows(connection, spec, column)
             if not count:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import queue
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,9 @@ from orchestration.settings import DBT_PROJECT, Settings
 TOLD = frozenset(
     {"LogStartLine", "LogModelResult", "LogSeedResult", "LogSnapshotResult", "LogTestResult"}
 )
+
+VARIABLES = "variables.json"
+ASKS_FOR = re.compile(r"""\bvar\(\s*['"](\w+)['"]""")
 
 _warm: tuple[float, Any] | None = None
 
@@ -116,6 +120,99 @@ def compile_models(
         warm=False,
     )
     return {node.node.name: node.node.compiled_code for node in result.results}
+
+
+def compile_inline(name: str, sql: str, settings: Settings) -> str:
+    """SQL that calls macros of the project, as dbt compiles it for the lake.
+
+    It is kept under `name` until a file of the project changes, because dbt takes seconds.
+
+    Raises:
+        DbtFailed: with dbt's words.
+    """
+    kept = target_dir(settings) / "inline" / f"{name}.sql"
+    head = f"-- {sql}\n"
+    if kept.exists() and kept.stat().st_mtime >= project_mtime():
+        text = kept.read_text()
+        if text.startswith(head):
+            return text
+    result = _call(["compile", "--inline", sql, "--no-write-json", "--log-level", "none"], settings)
+    text = head + str(result.results[0].node.compiled_code)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    draft = kept.with_suffix(".new")
+    draft.write_text(text)
+    draft.replace(kept)
+    return text
+
+
+def keep_built(settings: Settings, parsed: Path) -> None:
+    """Remember, for `modified`, that all models were just built as this manifest has them."""
+    kept = _built_dir(settings)
+    kept.mkdir(parents=True, exist_ok=True)
+    for name, text in (
+        (VARIABLES, json.dumps(_all_variables(settings))),
+        (parsed.name, parsed.read_text()),
+    ):
+        draft = kept / f"{name}.new"
+        draft.write_text(text)
+        draft.replace(kept / name)
+
+
+def modified(settings: Settings) -> list[str] | None:
+    """The models and seeds that the working tree has changed since the last build of all, sorted.
+
+    dbt's `state:modified` (their files, configuration and macros), and what asks for a var of
+    another value. None: no build has left what it was made of.
+
+    Raises:
+        DbtFailed: with dbt's words.
+    """
+    kept = _built_dir(settings)
+    if not all((kept / name).exists() for name in (VARIABLES, "manifest.json")):
+        return None
+    listed = _call(
+        [
+            *("ls", "--select", "state:modified", "--state", str(kept)),
+            *("--resource-type", "model", "--resource-type", "seed"),
+            *("--output", "name", "--no-write-json", "--log-level", "none"),
+        ],
+        settings,
+        warm=False,
+    )
+    before, now = json.loads((kept / VARIABLES).read_text()), _all_variables(settings)
+    edited = {name for name in before.keys() | now.keys() if before.get(name) != now.get(name)}
+    found = set(listed)
+    if edited:
+        parsed = manifest(settings)
+        found |= {
+            node["name"]
+            for node in parsed["nodes"].values()
+            if node["resource_type"] == "model" and edited & _asked_variables(node, parsed)
+        }
+    return sorted(found)
+
+
+def _built_dir(settings: Settings) -> Path:
+    return target_dir(settings) / "built"
+
+
+def _all_variables(settings: Settings) -> dict[str, Any]:
+    from dbt.clients.yaml_helper import load_yaml_text
+
+    project = load_yaml_text((DBT_PROJECT / "dbt_project.yml").read_text())
+    return dict(project.get("vars") or {}) | variables(settings)
+
+
+def _asked_variables(node: dict[str, Any], parsed: dict[str, Any]) -> set[str]:
+    """The vars that a model's SQL or a macro it calls, directly or not, asks for."""
+    texts, todo, seen = [node["raw_code"]], list(node["depends_on"]["macros"]), set()
+    while todo:
+        macro = todo.pop()
+        if macro not in seen and macro in parsed["macros"]:
+            seen.add(macro)
+            texts.append(parsed["macros"][macro]["macro_sql"])
+            todo += parsed["macros"][macro]["depends_on"]["macros"]
+    return {name for text in texts for name in ASKS_FOR.findall(text)}
 
 
 def stream(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -59,7 +60,7 @@ where events.source = firsts.source and events.message_id = firsts.message_id
 
 @dataclass
 class Message:
-    """One message as a Segment client sends it; `at` is UTC."""
+    """One message as a Segment client sends it; `at` is UTC, and when it arrived unless told."""
 
     type: str
     at: datetime
@@ -69,13 +70,14 @@ class Message:
     event: str | None = None
     body: Mapping[str, Any] = field(default_factory=dict)
     source: str = "web"
+    received: datetime | None = None
 
     def row(self, log_seq: int) -> tuple[Any, ...]:
         payload = {"type": self.type, "userId": self.user, "anonymousId": self.anonymous}
         payload |= {"event": self.event} | dict(self.body)
         return (
             *(log_seq, self.source, self.message_id, False, self.type, self.event, 1),
-            *(self.user, self.anonymous, self.at, self.at, self.at, self.at),
+            *(self.user, self.anonymous, self.at, self.at, self.at, self.received or self.at),
             *(json.dumps(payload), "load"),
         )
 
@@ -148,6 +150,17 @@ class Warehouse:
             parsed = self._invoked(dbtRunner().invoke(["parse", *self._where()]))
             self._manifests[self.project] = parsed
         return self._manifests[self.project]
+
+    def inline(self, sql: str) -> str:
+        """SQL of the project's macros, compiled for this warehouse."""
+        from dbt.cli.main import dbtRunner
+
+        runner = dbtRunner(manifest=copy.copy(self.manifest()))
+        results = self._invoked(
+            runner.invoke(["compile", "--inline", sql, "--log-level", "none", *self._where()])
+        )
+        code: str = results.results[0].node.compiled_code
+        return code
 
     def _where(self) -> list[str]:
         os.environ["SIGNALBOX_DBT_TEST_DB"] = str(self.path)

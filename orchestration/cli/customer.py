@@ -34,13 +34,22 @@ def customer(
         typer.Option(
             "--as-of",
             metavar="TIME",
-            help="As it stood then: 2h, 3d, or 2026-01-31T08:00 (UTC where it names no zone).",
+            help="As it was known then: 2h, 3d, or 2026-01-31T08:00 (UTC where it names no zone).",
         ),
     ] = None,
+    hindsight: Annotated[
+        bool,
+        typer.Option(
+            "--hindsight", help="With --as-of: by when it happened, also what arrived only later."
+        ),
+    ] = False,
     limit: Annotated[int, typer.Option(min=0, help="Latest events to show; 0 shows all.")] = 40,
     as_json: Json = False,
 ) -> None:
     """Tell one customer's story: who it is, how it stands, and what happened, visit by visit.
+
+    --as-of tells it from what had been received by then: who was who, which traits were known,
+    which events. A history that was imported later counts from its import on; --hindsight shows it.
 
     Example: [bold]signalbox customer ada@example.com --as-of 7d[/]
     """
@@ -51,17 +60,20 @@ def customer(
 
     settings = load_settings()
     moment = ago(as_of) if as_of else None
+    if hindsight and moment is None:
+        raise UserError("--hindsight goes with --as-of: without a moment all is known anyway.")
     warehouse.ensure(settings)
     with lake.connect(settings) as connection:
         try:
-            customer_id = story_of.find(connection, known_by)
-            if customer_id is None:
+            who = story_of.find(connection, known_by)
+            if who is None:
                 raise UserError(
                     f"{known_by} is nobody known. Customers are known by customer id, user id, "
                     'device id or email; signalbox sql "select * from customers limit 20" lists '
                     "some."
                 )
-            story = story_of.story(connection, customer_id, moment)
+            known = story_of.macros(settings) if moment and not hindsight else None
+            story = story_of.story(connection, who, moment, known)
         except duckdb.CatalogException as error:
             raise UserError(
                 f"{str(error).splitlines()[0]} Build the models first: signalbox build."
@@ -71,6 +83,11 @@ def customer(
         return
     if not story["events"] and not story["ids"]:
         console.print(f"Nothing was known of {printable(known_by)} by {_time(story['as_of'])}.")
+        if later := story["received_later"]:
+            console.print(
+                f"{later:,} events had happened by then and were received later, as by an import: "
+                "[bold]--hindsight[/] shows them."
+            )
         return
     _print_head(story)
     _print_visits(story, limit)
@@ -116,6 +133,8 @@ def _print_head(story: Mapping[str, Any]) -> None:
             for one in story["ids"]
         ),
     )
+    if story["apart"]:
+        row("then apart", *story["apart"])
     for merge in story["merges"]:
         row("merged", f"{merge['merged_at']:%d %b %Y %H:%M}: {merge['reason']}")
     names = [who.get("name"), who.get("email"), story["customer_id"]]
@@ -148,7 +167,7 @@ def _print_visits(story: Mapping[str, Any], limit: int) -> None:
     tell_until(None)
     tail = f"\n{len(events):,} events by {_time(story['as_of'])}"
     if later := story["received_later"]:
-        tail += f"; {later:,} of them arrived only after that"
+        tail += f"; {later:,} {'more' if story['as_known'] else 'of them'} arrived only after that"
     console.print(Text(tail + ".", style="dim"))
 
 

@@ -44,9 +44,10 @@ def merges(
     def ask(connection: DuckDBPyConnection) -> dict[str, list[dict[str, Any]]]:
         customer_id = None
         if known_by is not None:
-            customer_id = customer.find(connection, known_by)
-            if customer_id is None:
+            found = customer.find(connection, known_by)
+            if found is None:
                 raise UserError(f"{known_by} is nobody known.")
+            customer_id = found.customer_id
         return identity.merges(connection, customer_id, limit)
 
     found = _on_lake(load_settings(), ask)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import random
 from collections import defaultdict
 from datetime import date, datetime, timedelta
@@ -33,19 +32,8 @@ def built(warehouse: Warehouse, seed: int, size: int) -> None:
     warehouse.dbt("run", "--select", "+churn_training_set", "+churn_scores", as_of=NOW, **MEANING)
 
 
-def inline(warehouse: Warehouse, sql: str) -> str:
-    """SQL of the project's macros, compiled."""
-    from dbt.cli.main import dbtRunner
-
-    runner = dbtRunner(manifest=copy.copy(warehouse.manifest()))
-    outcome = runner.invoke(["compile", "--inline", sql, *warehouse._where()])
-    assert outcome.success, outcome.exception
-    code: str = outcome.result.results[0].node.compiled_code
-    return code
-
-
 def features_of_days(warehouse: Warehouse) -> str:
-    return inline(warehouse, "{{ churn_features() }}")
+    return warehouse.inline("{{ churn_features() }}")
 
 
 def test_the_training_set_says_what_was_known_and_what_came_of_it(warehouse: Warehouse) -> None:

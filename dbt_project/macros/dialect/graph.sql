@@ -97,3 +97,41 @@
 {% macro redshift__connected_components(name, nodes, links) -%}
     {{ default__connected_components(name, nodes, links) }}
 {%- endmacro %}
+
+{# The ids that can be reached from one over links (id_key, other_id_key in both directions), or more: a common table
+   expression that spares the rest of a query the ids that have nothing to do with it. #}
+{% macro reachable_ids(name, id_key, links) -%}
+    {{ return(adapter.dispatch('reachable_ids')(name, id_key, links)) }}
+{%- endmacro %}
+
+{% macro duckdb__reachable_ids(name, id_key, links) -%}
+{{ name }} (id_key) as (
+    select {{ cast_to(id_key, 'text') }} as id_key
+
+    union
+
+    select links.other_id_key as id_key
+    from {{ name }} as reached
+    inner join {{ links }} as links on reached.id_key = links.id_key
+)
+{%- endmacro %}
+
+{% macro postgres__reachable_ids(name, id_key, links) -%}
+    {{ duckdb__reachable_ids(name, id_key, links) }}
+{%- endmacro %}
+
+{# Without a recursion that ends in circles: all. #}
+{% macro default__reachable_ids(name, id_key, links) -%}
+{{ name }} as (
+    select {{ cast_to(id_key, 'text') }} as id_key
+
+    {{ union_distinct() }}
+
+    select id_key
+    from {{ links }}
+)
+{%- endmacro %}
+
+{% macro redshift__reachable_ids(name, id_key, links) -%}
+    {{ default__reachable_ids(name, id_key, links) }}
+{%- endmacro %}

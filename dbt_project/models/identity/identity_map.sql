@@ -29,15 +29,6 @@ edges as (
     from {{ ref('identity_edges') }}
 ),
 
-limits as (
-    select
-        id_kind,
-        value as other_id_kind,
-        limit_to
-    from {{ ref('identity_rules') }}
-    where rule = 'limit'
-),
-
 splits as (
     select
         id_key,
@@ -155,79 +146,7 @@ near_edges as (
     {% endif %}
 ),
 
-weaker_ids as (
-    select distinct id_key
-    from near_edges
-),
-
-counted_edges as (
-    select
-        edges.id_key,
-        edges.id_kind,
-        edges.other_id_kind,
-        edges.log_seq,
-        row_number() over (partition by edges.id_key, edges.other_id_kind order by edges.log_seq) as edge_number
-    from edges
-    inner join weaker_ids on edges.id_key = weaker_ids.id_key
-),
-
--- An id that joins more people than its kind allows belongs to none of them, from the event on that
--- went over the limit.
-shared_ids as (
-    select
-        counted_edges.id_key,
-        min(counted_edges.log_seq) as shared_since_seq
-    from counted_edges
-    inner join limits
-        on
-            counted_edges.id_kind = limits.id_kind
-            and counted_edges.other_id_kind = limits.other_id_kind
-            and counted_edges.edge_number = limits.limit_to + 1
-    group by counted_edges.id_key
-),
-
-ranked_ids as (
-    select
-        id_key,
-        row_number() over (
-            order by kind_rank, first_event_at nulls last, first_mentioned_at, id_key
-        ) as id_rank
-    from ids
-),
-
--- Split edges join nobody, but count for the limits: who shares an id is not made fewer by a split.
-unsplit_edges as (
-    select
-        near_edges.id_key,
-        near_edges.other_id_key,
-        shared_ids.shared_since_seq
-    from near_edges
-    left join splits
-        on
-            splits.is_split
-            and least(near_edges.id_key, near_edges.other_id_key) = splits.id_key
-            and greatest(near_edges.id_key, near_edges.other_id_key) = splits.other_id_key
-    left join shared_ids on near_edges.id_key = shared_ids.id_key
-    where splits.id_key is null
-),
-
-links as (
-    select
-        id_key,
-        other_id_key
-    from unsplit_edges
-    where shared_since_seq is null
-
-    union all
-
-    select
-        other_id_key as id_key,
-        id_key as other_id_key
-    from unsplit_edges
-    where shared_since_seq is null
-),
-
-{{ connected_components('components', 'ranked_ids', 'links') }},
+{{ identity_components() }},
 
 -- Being cut off, from a shared id or by a split, changes both sides.
 cuts as (

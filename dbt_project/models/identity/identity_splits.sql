@@ -12,27 +12,13 @@ split_events as (
     from {{ ref('identity_split_events') }}
 ),
 
-numbered_events as (
-    select
-        id_key,
-        other_id_key,
-        is_split,
-        reason,
-        event_at,
-        max(log_seq) over (partition by id_key, other_id_key) as changed_seq,
-        row_number() over (
-            partition by id_key, other_id_key
-            order by event_at desc, event_id desc
-        ) as event_number
-    from split_events
-)
+{{ splits_in_force() }}
 
 select
     id_key,
     other_id_key,
     is_split,
     reason,
-    event_at as since,
+    since,
     changed_seq
-from numbered_events
-where event_number = 1
+from splits

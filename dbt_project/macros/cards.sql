@@ -1,20 +1,17 @@
-{# The feature of a payment that a rule of card_fraud_rules names, as a number; null where it is unknown. #}
-{% macro card_feature_value(payments, rules) -%}
-    case {{ rules }}.feature
-        {% for name in [
-            'travel_kmh', 'is_new_country', 'amount_to_usual_high', 'spent_24h_to_usual', 'payments_1h',
-            'other_categories_pct', 'other_hours_pct',
-        ] -%}
-            when '{{ name }}' then {{ payments }}.{{ name }}
-        {% endfor -%}
-        when 'always' then 1
-    end
+{# The features of a payment that a rule of card_fraud_rules may look at. #}
+{% macro card_feature_names() -%}
+    {{ return([
+        'travel_kmh', 'is_new_country', 'amount_to_usual_high', 'spent_24h_to_usual', 'payments_1h',
+        'other_categories_pct', 'other_hours_pct',
+    ]) }}
 {%- endmacro %}
 
-{# Points grow in a straight line from none at starts_at to all at full_at. An unknown feature gives none. #}
+{% macro card_feature_value(payments, rules) -%}
+    {{ feature_of_rule(payments, rules, card_feature_names()) }}
+{%- endmacro %}
+
 {% macro card_points(payments, rules) -%}
-    {%- set share = '(' ~ card_feature_value(payments, rules) ~ ' - ' ~ rules ~ '.starts_at) / (' ~ rules ~ '.full_at - ' ~ rules ~ '.starts_at)' -%}
-    {{ rounded(rules ~ '.points * coalesce(least(greatest(' ~ share ~ ', 0), 1), 0)', 6) }}
+    {{ rounded(points_for(card_feature_value(payments, rules), rules), 6) }}
 {%- endmacro %}
 
 {# Kilometres between two positions in degrees, along the surface of the earth (haversine, radius 6,371 km); null

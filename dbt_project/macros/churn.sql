@@ -21,11 +21,17 @@
         features.purchases_30d,
         features.purchases_90d,
         features.logins_30d,
+        features.days_since_core_feature,
+        features.core_feature_uses_30d,
+        features.payments_failed_30d,
+        features.session_minutes_recent,
+        features.session_minutes_usual,
         features.pricing_page_visits_30d,
         features.tenure_days,
         features.subscription_expires_in_days,
         (features.sessions_90d - features.sessions_30d) / 2.0 as sessions_usual,
         (features.purchases_90d - features.purchases_30d) / 2.0 as purchases_usual,
+        (features.core_feature_uses_90d - features.core_feature_uses_30d) / 2.0 as core_feature_uses_usual,
         case
             when features.tenure_days >= 60 and features.sessions_90d - features.sessions_30d >= 2
                 then 1 - 2.0 * features.sessions_30d / (features.sessions_90d - features.sessions_30d)
@@ -34,6 +40,12 @@
             when features.tenure_days >= 60 and features.purchases_90d - features.purchases_30d >= 2
                 then 1 - 2.0 * features.purchases_30d / (features.purchases_90d - features.purchases_30d)
         end as purchase_drop,
+        case
+            when features.tenure_days >= 60 and features.core_feature_uses_90d - features.core_feature_uses_30d >= 2
+                then 1 - 2.0 * features.core_feature_uses_30d
+                    / (features.core_feature_uses_90d - features.core_feature_uses_30d)
+        end as core_feature_drop,
+        1 - features.session_length_ratio as session_length_drop,
         {{ cast_to('features.revenue_lifetime', 'double') }} as revenue_lifetime,
         case
             when features.purchases_lifetime > 0
@@ -56,24 +68,17 @@
         'purchases_90d', 'purchases_lifetime', 'average_order_value', 'revenue_lifetime', 'logins_30d',
         'cancellation_page_visits_30d', 'pricing_page_visits_30d', 'tickets_opened_30d',
         'subscription_days_used', 'emails_unclicked_90d', 'has_contract',
+        'session_length_drop', 'core_feature_drop', 'days_since_core_feature', 'payments_failed_30d',
     ]) }}
 {%- endmacro %}
 
 {# The feature that a rule names, as a number; null where it is unknown. #}
 {% macro churn_feature_value(features, rules) -%}
-    case {{ rules }}.feature
-        {% for name in churn_feature_names() -%}
-            when '{{ name }}' then {{ features }}.{{ name }}
-        {% endfor -%}
-        when 'always' then 1
-    end
+    {{ feature_of_rule(features, rules, churn_feature_names()) }}
 {%- endmacro %}
 
-{# Points grow in a straight line from none at starts_at to all at full_at. An unknown feature gives none. #}
 {% macro churn_points(features, rules) -%}
-    {{ rules }}.points * coalesce(least(greatest(
-        ({{ churn_feature_value(features, rules) }} - {{ rules }}.starts_at) / ({{ rules }}.full_at - {{ rules }}.starts_at), 0
-    ), 1), 0)
+    {{ points_for(churn_feature_value(features, rules), rules) }}
 {%- endmacro %}
 
 {% macro churn_band(score) -%}

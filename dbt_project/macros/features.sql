@@ -22,10 +22,11 @@
 {%- endmacro %}
 
 {# Use of what the product is for: one of core_feature_events, or a page or screen below core_feature_path. #}
-{% macro is_core_feature(events) -%}
-    ({{ events }}.event in ('{{ var("core_feature_events") | join("', '") }}')
+{% macro is_core_feature(events=none) -%}
+    {%- set of = events ~ '.' if events else '' -%}
+    ({{ of }}event in ('{{ var("core_feature_events") | join("', '") }}')
     {%- if var('core_feature_path') %}
-        or coalesce({{ events }}.page_path, '') like '{{ var("core_feature_path") }}_%'
+        or coalesce({{ of }}page_path, '') like '{{ var("core_feature_path") }}_%'
     {%- endif %})
 {%- endmacro %}
 
@@ -39,6 +40,9 @@
         'tickets_opened': "event = 'Support Ticket Opened'",
         'logins': "event = 'Logged In'",
         'feature_uses': "event = 'Feature First Used'",
+        'core_feature_uses': is_core_feature(),
+        'payments_failed': "event = 'Payment Failed'",
+        'card_payments': "event = 'Card Transaction'",
         'pricing_page_visits': "event = 'Page Viewed' and lower(page_path) like '%pricing%'",
         'cancellation_page_visits': "event = 'Page Viewed' and lower(page_path) like '%cancel%'",
         'emails_opened': "event = 'Email Opened'",
@@ -62,6 +66,9 @@
         'tickets_opened': [7, 30, 90],
         'logins': [7, 30, 90],
         'feature_uses': [30, 90],
+        'core_feature_uses': [30, 90],
+        'payments_failed': [30, 90],
+        'card_payments': [30, 90],
         'pricing_page_visits': [30],
         'cancellation_page_visits': [30],
         'emails_opened': [30, 90],
@@ -74,13 +81,39 @@
     {{ return(['active_days', 'sessions', 'purchases', 'revenue', 'subscriptions_started', 'subscriptions_cancelled']) }}
 {%- endmacro %}
 
+{# The habits of login_habits as of the last moment of each day that told of them, a select of one row per customer
+   of `customers` and day up to `until`; days before `first_day`, if given, count as that day. -1 is unknown: null
+   would be skipped, and an older value told instead. #}
+{% macro habits_by_day(customers, until, first_day=none) -%}
+    {%- set day = utc_date('habits.event_at') -%}
+    {%- if first_day -%}
+        {%- set day = 'greatest(' ~ day ~ ', ' ~ first_day ~ ')' -%}
+    {%- endif -%}
+    select
+        habits.customer_id,
+        {{ day }} as day,
+        {% for name in habit_features() -%}
+            {{ latest_value('coalesce(habits.' ~ name ~ ', -1)', 'habits.event_at') }} as {{ name }}{{ ',' if not loop.last }}
+        {% endfor -%}
+    from {{ ref('login_habits') }} as habits
+    inner join {{ customers }} as customers on habits.customer_id = customers.customer_id
+    where {{ utc_date('habits.event_at') }} <= {{ until }}
+    group by habits.customer_id, {{ day }}
+{%- endmacro %}
+
+{% macro habit_features() -%}
+    {{ return(['session_minutes_recent', 'session_minutes_usual', 'session_length_ratio']) }}
+{%- endmacro %}
+
 {# What customer_features_daily says of a day, told for a few days of any past, as a select: one row per customer
    and day of `days` (as_of_date) by which something had happened. `happened` has one row per customer and day with
-   events (day, last_event_at, active_days (1 or 0), last_subscription_expiry_day, revenue, each of counted_events()).
+   events (day, last_event_at, active_days (1 or 0), last_subscription_expiry_day, revenue, each of counted_events()),
+   `habits` is habits_by_day().
    Sparse where the other is dense: it costs days asked times days with events, not every day of the calendar. #}
-{% macro customer_features_on(happened, days) -%}
+{% macro customer_features_on(happened, days, habits) -%}
     {%- set latest = {
         'active': 'active_days > 0', 'purchase': 'purchases > 0', 'login': 'logins > 0',
+        'ticket': 'tickets_opened > 0', 'core_feature': 'core_feature_uses > 0',
     } -%}
     select
         summed.customer_id,
@@ -90,6 +123,11 @@
         {{ days_between('summed.last_active_day', 'summed.as_of_date') }} as days_since_last_seen,
         {{ days_between('summed.last_purchase_day', 'summed.as_of_date') }} as days_since_last_purchase,
         {{ days_between('summed.last_login_day', 'summed.as_of_date') }} as days_since_last_login,
+        {{ days_between('summed.last_ticket_day', 'summed.as_of_date') }} as days_since_last_ticket,
+        {{ days_between('summed.last_core_feature_day', 'summed.as_of_date') }} as days_since_core_feature,
+        {% for name in habit_features() %}
+            nullif(habits_then.{{ name }}, -1) as {{ name }},
+        {% endfor %}
         case
             when summed.last_subscription_expiry_day >= summed.as_of_date
                 then {{ days_between('summed.as_of_date', 'summed.last_subscription_expiry_day') }}
@@ -145,4 +183,16 @@
         inner join {{ days }} as days on happened.day <= days.as_of_date
         group by happened.customer_id, days.as_of_date
     ) as summed
+    left join (
+        select
+            habits.customer_id,
+            days.as_of_date,
+            {% for name in habit_features() -%}
+                {{ latest_value('habits.' ~ name, 'habits.day') }} as {{ name }}{{ ',' if not loop.last }}
+            {% endfor -%}
+        from {{ habits }} as habits
+        inner join {{ days }} as days on habits.day <= days.as_of_date
+        group by habits.customer_id, days.as_of_date
+    ) as habits_then
+        on summed.customer_id = habits_then.customer_id and summed.as_of_date = habits_then.as_of_date
 {%- endmacro %}

@@ -11,6 +11,11 @@ features as (
         days_since_last_seen,
         days_since_last_purchase,
         days_since_last_login,
+        days_since_last_ticket,
+        days_since_core_feature,
+        {% for name in habit_features() %}
+            {{ name }},
+        {% endfor %}
         subscription_expires_in_days,
         typical_gap_days,
         silence_ratio,
@@ -27,17 +32,6 @@ features as (
     where as_of_date = (select max(latest.as_of_date) from {{ ref('customer_features_daily') }} as latest)
 ),
 
--- As of the latest moment that told of them.
-habits as (
-    select
-        customer_id,
-        {{ latest_value('session_minutes_recent', 'event_at') }} as session_minutes_recent,
-        {{ latest_value('session_minutes_usual', 'event_at') }} as session_minutes_usual,
-        max(last_core_feature_at) as last_core_feature_at
-    from {{ ref('login_habits') }}
-    group by customer_id
-),
-
 identity_map as (
     select
         id_key,
@@ -50,14 +44,16 @@ support_desk as (
     select
         ticket_id,
         id_key,
-        is_open
+        is_open,
+        opened_at
     from {{ ref('stg_support_tickets') }}
 ),
 
 opened_lately as (
     select
         customer_id,
-        {{ json_string('properties', 'ticket_id') }} as ticket_id
+        {{ json_string('properties', 'ticket_id') }} as ticket_id,
+        event_date
     from {{ ref('customer_timeline') }}
     where
         event = 'Support Ticket Opened'
@@ -68,11 +64,13 @@ opened_lately as (
 open_tickets as (
     select
         customer_id,
-        count(distinct ticket_id) as open_tickets
+        count(distinct ticket_id) as open_tickets,
+        min(opened_day) as oldest_day
     from (
         select
             identity_map.customer_id,
-            support_desk.ticket_id
+            support_desk.ticket_id,
+            {{ utc_date('support_desk.opened_at') }} as opened_day
         from identity_map
         inner join support_desk on identity_map.id_key = support_desk.id_key
         where support_desk.is_open
@@ -81,7 +79,8 @@ open_tickets as (
 
         select
             opened_lately.customer_id,
-            opened_lately.ticket_id
+            opened_lately.ticket_id,
+            opened_lately.event_date as opened_day
         from opened_lately
         left join support_desk on opened_lately.ticket_id = support_desk.ticket_id
         where support_desk.ticket_id is null
@@ -97,6 +96,11 @@ select
     features.days_since_last_seen,
     features.days_since_last_purchase,
     features.days_since_last_login,
+    features.days_since_last_ticket,
+    features.days_since_core_feature,
+    {% for name in habit_features() %}
+        features.{{ name }},
+    {% endfor %}
     features.subscription_expires_in_days,
     features.typical_gap_days,
     features.silence_ratio,
@@ -108,10 +112,7 @@ select
             features.{{ name }}_{{ span }}d,
         {% endfor %}
     {% endfor %}
-    habits.session_minutes_recent,
-    habits.session_minutes_usual,
-    {{ days_between(utc_date('habits.last_core_feature_at'), 'features.as_of_date') }} as days_since_core_feature,
-    {{ cast_to('coalesce(open_tickets.open_tickets, 0)', 'integer') }} as open_tickets
+    {{ cast_to('coalesce(open_tickets.open_tickets, 0)', 'integer') }} as open_tickets,
+    {{ days_between('open_tickets.oldest_day', 'features.as_of_date') }} as oldest_open_ticket_days
 from features
-left join habits on features.customer_id = habits.customer_id
 left join open_tickets on features.customer_id = open_tickets.customer_id

@@ -11,7 +11,8 @@
 {% set windows = feature_windows() %}
 {% set lifetime = lifetime_features() %}
 {# the last day of each kind that a customer had so far #}
-{% set latest = ['active', 'purchase', 'login', 'subscription_expiry'] %}
+{% set latest = ['active', 'purchase', 'login', 'ticket', 'core_feature', 'subscription_expiry'] %}
+{% set rolled_day = cast_to(moved_by(first_counted_day, -1, 'day'), 'date') %}
 
 with
 
@@ -53,13 +54,15 @@ events as (
 happened as (
     select
         customer_id,
-        greatest(event_date, {{ cast_to(moved_by(first_counted_day, -1, 'day'), 'date') }}) as day,
+        greatest(event_date, {{ rolled_day }}) as day,
         min(event_date) as first_day,
         max(event_at) as last_event_at,
         min(case when is_activity then event_date end) as first_active_day,
         max(case when is_activity then event_date end) as last_active_day,
         max(case when event = 'Purchase Completed' then event_date end) as last_purchase_day,
         max(case when event = 'Logged In' then event_date end) as last_login_day,
+        max(case when event = 'Support Ticket Opened' then event_date end) as last_ticket_day,
+        max(case when {{ is_core_feature() }} then event_date end) as last_core_feature_day,
         max(subscription_expiry_day) as last_subscription_expiry_day,
         count(distinct case when is_activity then event_date end) as active_days,
         {% for name, condition in counts.items() %}
@@ -69,7 +72,11 @@ happened as (
     from events
     group by
         customer_id,
-        greatest(event_date, {{ cast_to(moved_by(first_counted_day, -1, 'day'), 'date') }})
+        greatest(event_date, {{ rolled_day }})
+),
+
+habits as (
+    {{ habits_by_day('identified_customers', as_of_date(), first_day=rolled_day) }}
 ),
 
 first_days as (
@@ -83,7 +90,7 @@ first_days as (
 ),
 
 days as (
-    {{ date_series(cast_to(moved_by(first_counted_day, -1, 'day'), 'date'), as_of_date()) }}
+    {{ date_series(rolled_day, as_of_date()) }}
 ),
 
 customer_days as (
@@ -103,6 +110,7 @@ filled as (
         customer_days.first_active_day,
         customer_days.as_of_date,
         happened.last_event_at,
+        habits.day as last_habit_day,
         {% for name in latest %}
             happened.last_{{ name }}_day,
         {% endfor %}
@@ -112,6 +120,8 @@ filled as (
     from customer_days
     left join happened
         on customer_days.customer_id = happened.customer_id and customer_days.as_of_date = happened.day
+    left join habits
+        on customer_days.customer_id = habits.customer_id and customer_days.as_of_date = habits.day
 ),
 
 windowed as (
@@ -121,6 +131,7 @@ windowed as (
         first_day,
         first_active_day,
         max(last_event_at) {{ until_day() }} as last_event_at,
+        max(last_habit_day) {{ until_day() }} as last_habit_day,
         {% for name in latest %}
             max(last_{{ name }}_day) {{ until_day() }} as last_{{ name }}_day,
         {% endfor %}
@@ -142,8 +153,11 @@ asked_days as (
         as_of_date,
         first_day,
         last_event_at,
+        last_habit_day,
         last_purchase_day,
         last_login_day,
+        last_ticket_day,
+        last_core_feature_day,
         last_subscription_expiry_day,
         {% for name in lifetime %}
             {{ name }}_lifetime,
@@ -163,30 +177,37 @@ asked_days as (
 )
 
 select
-    customer_id,
-    as_of_date,
-    {{ days_between('first_day', 'as_of_date') }} as tenure_days,
-    last_event_at,
-    days_since_last_seen,
-    {{ days_between('last_purchase_day', 'as_of_date') }} as days_since_last_purchase,
-    {{ days_between('last_login_day', 'as_of_date') }} as days_since_last_login,
+    asked_days.customer_id,
+    asked_days.as_of_date,
+    {{ days_between('asked_days.first_day', 'asked_days.as_of_date') }} as tenure_days,
+    asked_days.last_event_at,
+    asked_days.days_since_last_seen,
+    {{ days_between('asked_days.last_purchase_day', 'asked_days.as_of_date') }} as days_since_last_purchase,
+    {{ days_between('asked_days.last_login_day', 'asked_days.as_of_date') }} as days_since_last_login,
+    {{ days_between('asked_days.last_ticket_day', 'asked_days.as_of_date') }} as days_since_last_ticket,
+    {{ days_between('asked_days.last_core_feature_day', 'asked_days.as_of_date') }} as days_since_core_feature,
+    {% for name in habit_features() %}
+        nullif(habits.{{ name }}, -1) as {{ name }},
+    {% endfor %}
     case
-        when last_subscription_expiry_day >= as_of_date
-            then {{ days_between('as_of_date', 'last_subscription_expiry_day') }}
+        when asked_days.last_subscription_expiry_day >= asked_days.as_of_date
+            then {{ days_between('asked_days.as_of_date', 'asked_days.last_subscription_expiry_day') }}
     end as subscription_expires_in_days,
-    {{ cast_to('typical_gap_days', 'double') }} as typical_gap_days,
+    {{ cast_to('asked_days.typical_gap_days', 'double') }} as typical_gap_days,
     -- Without a rhythm silence says nothing: greatest() would quietly take the 3 where the gap is null.
     case
-        when typical_gap_days is not null
-            then {{ cast_to('days_since_last_seen / greatest(typical_gap_days, 3)', 'double') }}
+        when asked_days.typical_gap_days is not null
+            then {{ cast_to('asked_days.days_since_last_seen / greatest(asked_days.typical_gap_days, 3)', 'double') }}
     end as silence_ratio,
     {% for name in lifetime %}
-        {{ cast_to(name ~ '_lifetime', 'money' if name == 'revenue' else 'integer') }} as {{ name }}_lifetime,
+        {{ cast_to('asked_days.' ~ name ~ '_lifetime', 'money' if name == 'revenue' else 'integer') }} as {{ name }}_lifetime,
     {% endfor %}
     {% for name, spans in windows.items() %}
         {% set outer = loop %}
         {% for span in spans %}
-            {{ cast_to(name ~ '_' ~ span ~ 'd', 'money' if name == 'revenue' else 'integer') }} as {{ name }}_{{ span }}d{{ ',' if not (outer.last and loop.last) }}
+            {{ cast_to('asked_days.' ~ name ~ '_' ~ span ~ 'd', 'money' if name == 'revenue' else 'integer') }} as {{ name }}_{{ span }}d{{ ',' if not (outer.last and loop.last) }}
         {% endfor %}
     {% endfor %}
 from asked_days
+left join habits
+    on asked_days.customer_id = habits.customer_id and asked_days.last_habit_day = habits.day

@@ -61,8 +61,12 @@ days as (
     where asked.as_of_date >= {{ cast_to(moved_by('history.first_day', var('churn_history_days_min'), 'day'), 'date') }}
 ),
 
+habits as (
+    {{ habits_by_day('known_people', last_day) }}
+),
+
 customer_features as (
-    {{ customer_features_on('happened', 'days') }}
+    {{ customer_features_on('happened', 'days', 'habits') }}
 ),
 
 features as (

@@ -36,7 +36,7 @@ contributions as (
         rules.feature,
         {{ churn_feature_value('features', 'rules') }} is not null as is_known,
         {{ churn_points('features', 'rules') }} - rules.usual_points as points,
-        replace(replace(replace(replace(replace(replace(replace(replace(
+        replace(replace(replace(replace(replace(replace(replace(replace(replace(replace(replace(replace(
             rules.reason,
             '{value}', {{ in_words(churn_feature_value('features', 'rules')) }}),
             '{days_since_last_seen}', {{ in_words('features.days_since_last_seen') }}),
@@ -45,6 +45,10 @@ contributions as (
             '{sessions_usual}', {{ in_words('features.sessions_usual') }}),
             '{purchases_30d}', {{ in_words('features.purchases_30d') }}),
             '{purchases_usual}', {{ in_words('features.purchases_usual') }}),
+            '{session_minutes_recent}', {{ in_words('features.session_minutes_recent') }}),
+            '{session_minutes_usual}', {{ in_words('features.session_minutes_usual') }}),
+            '{core_feature_uses_30d}', {{ in_words('features.core_feature_uses_30d') }}),
+            '{core_feature_uses_usual}', {{ in_words('features.core_feature_uses_usual') }}),
             '{subscription_expires_in_days}', {{ in_words('features.subscription_expires_in_days') }}
         ) as reason
     from features

@@ -12,6 +12,8 @@ import pyarrow as pa
 import pytest
 import sqlglot
 from dbt.cli.main import dbtRunner
+from dbt.clients.jinja import get_rendered
+from dbt.clients.yaml_helper import load_yaml_text
 from dbt.context import providers
 from dbt_streams import NOW, arrivals, stream, with_splits
 from dbt_warehouse import MARK_REPEATS, PROJECT, RAW_TABLES, Message, Warehouse
@@ -123,6 +125,33 @@ PREFIXES = {
     "redshift": ["redshift", "postgres", "default"],
     "postgres": ["postgres", "default"],
 }
+
+
+# The names that BigQuery takes for a column of a seed.
+BIGQUERY = {
+    "string",
+    "int64",
+    "integer",
+    "float64",
+    "numeric",
+    "bool",
+    "boolean",
+    "timestamp",
+    "date",
+}
+
+
+@pytest.mark.parametrize("dialect", ["duckdb", *PREFIXES])
+def test_seeds_have_the_types_of(dialect: str) -> None:
+    """Rendered as dbt renders properties, which can call no macro."""
+    text = (PROJECT / "seeds" / "seeds.yml").read_text()
+    target = {"type": dialect}
+    for seed in load_yaml_text(text)["seeds"]:
+        for column, asked in seed["config"]["column_types"].items():
+            kind = get_rendered(asked, {"target": target})
+            sqlglot.exp.DataType.build(kind, dialect=dialect)
+            if dialect == "bigquery":
+                assert kind in BIGQUERY, f"{seed['name']}.{column}: {kind}"
 
 
 def _dispatch_to(dialect: str, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ schema the lake's only writer for as long as its process lives.
 from __future__ import annotations
 
 import atexit
+import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 # dbt opens another connection after one has failed; it need not wait a second time.
 _refused: tuple[str, DbtRuntimeError] | None = None
+# Of which commit a file of its own sees the lake; the newest, if unset.
+SNAPSHOT = "SIGNALBOX_DBT_EVALUATION_SNAPSHOT"
 WRITING = {"build", "run", "seed", "snapshot", "run-operation", "clone"}
 
 
@@ -37,7 +40,11 @@ class Plugin(BasePlugin):  # type: ignore[misc]
             _become_writer(settings, command)
         warehouse.ensure(settings)
         # A target with a file of its own (evaluation) only reads the lake.
-        lake.attach(conn, settings, read_only=self.creds.database != lake.CATALOG)
+        elsewhere = self.creds.database != lake.CATALOG
+        snapshot = os.environ.get(SNAPSHOT) if elsewhere else None
+        lake.attach(
+            conn, settings, read_only=elsewhere, snapshot=int(snapshot) if snapshot else None
+        )
         lake.attach_ledger(conn, settings)
 
     def configure_cursor(self, cursor: Any) -> None:

@@ -23,7 +23,7 @@ MICRO_BATCH = models.MICRO_BATCH
 DELIVER = "deliver"
 SOURCES = "sources"
 RESULTS = "results"
-DAILY = "daily"
+DAILY = models.DAILY
 TRAINING = "training"
 MAINTENANCE = "maintenance"
 

@@ -33,10 +33,11 @@ class WriterBusy(Exception):
     """Another process writes to the lake; the message names it."""
 
 
-def attach_statement(settings: Settings, *, read_only: bool) -> str:
+def attach_statement(settings: Settings, *, read_only: bool, snapshot: int | None = None) -> str:
     """SQL that attaches the lake as `lake` on any DuckDB of the pinned version.
 
     Read-only means a Postgres role that may only read, besides DuckDB's own refusal to write.
+    With a snapshot the lake is seen as that commit left it, whatever is written meanwhile.
     """
     servers = postgres.start(settings)
     url = servers.lake_reader if read_only else servers.lake
@@ -44,19 +45,28 @@ def attach_statement(settings: Settings, *, read_only: bool) -> str:
     # small files and a scheduled compaction instead.
     writing = "read_only" if read_only else "data_inlining_row_limit 0"
     options = [f"data_path '{_quoted(settings.lake_path)}'", writing]
+    if snapshot is not None:
+        options.append(f"snapshot_version {snapshot}")
     return (
         f"attach if not exists 'ducklake:postgres:{_quoted(url)}' as {CATALOG} "
         f"({', '.join(options)})"
     )
 
 
-def attach(connection: DuckDBPyConnection, settings: Settings, *, read_only: bool) -> None:
-    """Load the extensions from their wheels and attach the lake."""
+def attach(
+    connection: DuckDBPyConnection,
+    settings: Settings,
+    *,
+    read_only: bool,
+    snapshot: int | None = None,
+) -> None:
+    """Load the extensions from their wheels and attach the lake, see `attach_statement`."""
     connection.execute("set enable_progress_bar = false")  # of slow queries, into our own output
     connection.execute("set timezone = 'UTC'")
     if not _is_attached(connection, CATALOG):
         load_extensions(connection, settings)
-        connection.execute(attach_statement(settings, read_only=read_only))
+        statement = attach_statement(settings, read_only=read_only, snapshot=snapshot)
+        connection.execute(statement)
 
 
 def _is_attached(connection: DuckDBPyConnection, name: str) -> bool:

@@ -18,18 +18,20 @@ from orchestration.settings import DBT_PROJECT, Settings
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-SCHEMA = "evaluation"
+DATABASE = SCHEMA = "evaluation"
 _parsed: tuple[float, Any] | None = None
 
 
 class Scratch:
     """A file whose raw layer shows the lake's up to a moment; nothing later is in it.
 
-    It goes with the `with` block. The lake itself is only read.
+    It goes with the `with` block. The lake itself is only read, as it is or, given a snapshot, as
+    that commit left it.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, snapshot: int | None = None) -> None:
         self.settings = settings
+        self.snapshot = snapshot
         settings.home.mkdir(parents=True, exist_ok=True)
         self.directory = Path(tempfile.mkdtemp(prefix="evaluation-", dir=settings.home))
         self.path = self.directory / "evaluation.duckdb"
@@ -47,7 +49,7 @@ class Scratch:
 
         connection = duckdb.connect(str(self.path))
         try:
-            lake.attach(connection, self.settings, read_only=True)
+            lake.attach(connection, self.settings, read_only=True, snapshot=self.snapshot)
             connection.execute(f"create schema if not exists evaluation.{SCHEMA}")
             connection.execute(f"use evaluation.{SCHEMA}")
             yield connection
@@ -80,6 +82,26 @@ class Scratch:
     def show_loaded(self, up_to: int) -> None:
         """Let the raw layer hold the events up to a log_seq, and the sources' tables whole."""
         self._show(f"select * from lake.raw.events where log_seq <= {up_to}", others="true")
+
+    def borrow(self, names: Iterable[str]) -> None:
+        """Let these models be the lake's."""
+        with self.connect() as connection:
+            for name in names:
+                connection.execute(
+                    f'create or replace view {DATABASE}.{SCHEMA}."{name}" as'
+                    f' select * from lake.main."{name}"'
+                )
+
+    def take(self, names: Iterable[str], other: Scratch) -> None:
+        """Copy these models from another scratch."""
+        # By files: within one process DuckDB attaches a database once, and dbt may hold it still.
+        files = {name: other.directory / f"{name}.parquet" for name in names}
+        with other.connect() as connection:
+            for name, file in files.items():
+                connection.execute(f"copy \"{name}\" to '{file}' (format parquet)")
+        with self.connect() as connection:
+            for name, file in files.items():
+                connection.execute(f"create table \"{name}\" as from read_parquet('{file}')")
 
     def show_with(self, more: Iterable[Any]) -> None:
         """Let the raw layer hold the lake's events and further rows of it (Arrow tables)."""
@@ -125,6 +147,7 @@ class Scratch:
             *("--quiet", "--no-use-colors", "--no-write-json"),
         ]
         os.environ["SIGNALBOX_DBT_EVALUATION_DB"] = str(self.path)
+        os.environ["SIGNALBOX_DBT_EVALUATION_SNAPSHOT"] = str(self.snapshot or "")
         global _parsed  # it names no path, so that one serves every scratch of this process
         if _parsed is None or _parsed[0] < dbt.project_mtime():
             parsed = dbt.succeeded(dbtRunner().invoke(["parse", *where]))

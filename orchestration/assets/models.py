@@ -24,6 +24,7 @@ from orchestration.settings import ROOT, Settings, load_settings
 
 AFTER_SYNC = "tag:after_sync"
 MICRO_BATCH = "micro_batch"
+DAILY = "daily"
 
 
 class _Translator(DagsterDbtTranslator):  # type: ignore[misc]
@@ -97,6 +98,7 @@ def build(
     Raises:
         DbtFailed: at the end, if a node failed; what was built before is told nevertheless.
     """
+    parsed = dbt.manifest_path(settings)
     manifest = dbt.manifest(settings)
     instance = DagsterInstance.from_ref(InstanceRef.from_dir(str(ROOT)))
     events = []
@@ -104,6 +106,8 @@ def build(
         for event in dbt.stream(["build", *args], settings, as_of=as_of):
             events.append(event)
             yield event
+        if "--select" not in args:
+            dbt.keep_built(settings, parsed)
     finally:
         for event in events:
             message = DbtCoreCliEventMessage(raw_event=event, event_history_metadata={})
@@ -163,6 +167,8 @@ def build_model_assets(manifest: Mapping[str, Any]) -> tuple[AssetsDefinition, A
                 yield from message.to_default_asset_events(
                     manifest=manifest, dagster_dbt_translator=_translator, context=context
                 )
+            if context.run.job_name == DAILY:
+                dbt.keep_built(run_settings, dbt.manifest_path(run_settings))
         if batch:
             for key in context.selected_asset_keys & views:
                 yield MaterializeResult(asset_key=key, metadata={"view": "shows what was built"})

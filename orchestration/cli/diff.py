@@ -15,8 +15,11 @@ if TYPE_CHECKING:
 def diff(as_json: Json = False) -> None:
     """Say what the project, as you have edited it, would change against the last build.
 
-    Customers entering and leaving each segment, signals new and gone, and what the syncs would
-    send because of it; nothing is sent or changed. Example: [bold]signalbox diff[/]
+    Rows of each model, customers entering and leaving each segment, signals new and gone, and what
+    the syncs would send because of it. Only what the edit touches and what follows from it is
+    built, beside the lake; nothing is sent or changed.
+
+    Example: edit dbt_project/models/segments/at_risk.sql, then [bold]signalbox diff[/]
     """
     from dataclasses import asdict
 
@@ -52,10 +55,17 @@ def _summary(result: Diff) -> str:
 
 
 def _show(result: Diff) -> None:
+    if result.edited == []:
+        console.print("Nothing in the project differs from what the last build was made of.")
+        return
+    if result.edited:
+        names = ", ".join(result.edited)
+        console.print(f"Edited: [bold]{names}[/]; built: {len(result.built):,}.", highlight=False)
     console.print(
         f"Against the last build, as of {result.as_of:%Y-%m-%d %H:%M:%S} UTC: "
         f"[bold]{_summary(result)}[/]."
     )
+    _show_models(result)
     segments = [row for row in result.segments if row["enter"] or row["leave"]]
     if segments:
         columns = ("before", "after", "enter", "leave")
@@ -92,7 +102,24 @@ def _show(result: Diff) -> None:
         for sync in syncs:
             for text in filter(None, (sync.note, sync.blocked)):
                 console.print(f"[yellow]{sync.sync}[/]: {text}", highlight=False)
-    if result.taken:
-        console.print(
-            f"As their own jobs left them: {', '.join(result.taken)}.", style="dim", highlight=False
-        )
+    for text in result.notes:
+        console.print(text, style="dim", highlight=False)
+
+
+def _show_models(result: Diff) -> None:
+    models = [
+        one
+        for one in result.models
+        if one.new or one.gone or one.changed or one.columns_added or one.columns_removed
+    ]
+    if not models:
+        return
+    columns = ("before", "after", "new", "gone", "changed")
+    shown = table("Rows of models", "model", *columns, "columns", right=columns)
+    for one in models:
+        signs = [f"+{name}" for name in one.columns_added]
+        signs += [f"-{name}" for name in one.columns_removed]
+        counts = [getattr(one, name) for name in columns]
+        cells = ["" if count is None else f"{count:,}" for count in counts]
+        shown.add_row(one.model, *cells, " ".join(signs))
+    console.print(shown)

@@ -179,9 +179,15 @@ def test_an_edit_shows_who_moves_and_what_would_be_sent(settings: Settings, proj
         )
     before = state(settings)
     unedited = diff.diff(settings)
+    assert unedited.edited is None and "signalbox build" in unedited.notes[0]
     assert all(not row["enter"] and not row["leave"] for row in unedited.segments)
     assert all(not row["new"] and not row["gone"] for row in unedited.signals)
     assert all(not sync.writes and not sync.messages for sync in unedited.syncs)
+    for model in unedited.models:
+        assert (model.new, model.gone, model.changed or 0) == (0, 0, 0), model
+
+    dbt.keep_built(settings, dbt.manifest_path(settings))
+    assert (diff.diff(settings).edited, diff.diff(settings).built) == ([], [])
 
     edit(project / "models" / "segments" / "new.sql", "tenure_days < 30", "tenure_days < 300")
     edit(
@@ -192,6 +198,8 @@ def test_an_edit_shows_who_moves_and_what_would_be_sent(settings: Settings, proj
     edit(project / "dbt_project.yml", "login_after_absence_days: 7", "login_after_absence_days: 2")
     edited = diff.diff(settings)
 
+    assert edited.edited == ["login_after_absence", "new", "payment_failed"]
+    assert "segment_membership" in edited.built and "customer_timeline" not in edited.built
     (new,) = [row for row in edited.segments if row["segment"] == "new"]
     assert (new["before"], new["after"], new["enter"], new["leave"]) == (0, 4, 4, 0)
     (absent,) = [row for row in edited.signals if row["signal"] == "login_after_absence"]
@@ -200,7 +208,40 @@ def test_an_edit_shows_who_moves_and_what_would_be_sent(settings: Settings, proj
     assert syncs["smtp_email__payment_failed"].messages == 1
     assert syncs["hubspot__customer_health"].creates == 4
     assert syncs["hubspot__customer_health"].updates == 0
+    assert "webhook__card_freeze" not in syncs
     assert state(settings) == before
+
+
+def test_an_edit_of_what_a_daily_job_builds_shows(settings: Settings, project: Path) -> None:
+    """It is built from what the job saw, though the lake has gone on, and even while it does."""
+    build = ["build", "--exclude-resource-type", "test", "unit_test", "--exclude", "tag:after_sync"]
+    with lake.writer(settings, "test"):
+        dbt.invoke(build, settings)
+        dbt.keep_built(settings, dbt.manifest_path(settings))
+        with lake.connect(settings, read_only=False) as connection:
+            # Had the learned points only been read now, all scores would differ by them.
+            connection.execute(
+                "insert into model_registry (model, version, is_champion) values ('churn', 1, true)"
+            )
+
+    def go_on(step: str) -> None:
+        if step == "comparing":
+            with lake.connect(settings, read_only=False) as connection:
+                connection.execute("delete from churn_scores_daily")
+
+    rules = project / "seeds" / "churn_rules.csv"
+    edit(rules, "baseline,always,0,1,-1.0", "baseline,always,0,1,1.0")
+    with rules.open("a") as file:
+        file.write("new,logins_30d,0,1,0.5,Logins: {value}\n")
+    edited = diff.diff(settings, on_step=go_on)
+
+    assert edited.edited == ["churn_rules"] and edited.notes == []
+    models = {model.model: model for model in edited.models}
+    points = models["churn_points"]
+    assert (points.before + 1, points.new, points.changed) == (points.after, 1, 1)
+    scores = models["churn_scores_daily"]
+    assert scores.before == scores.after == scores.changed
+    assert "customer_features_daily" not in models
 
 
 def state(settings: Settings) -> list[Any]:

@@ -1,4 +1,5 @@
-{# The table that remembers, per model of this schema, how far it has read, and per view what it was made of. #}
+{# The table that remembers, per model of this schema, how far it has read and as of when, and per view what it was
+   made of. #}
 {% macro build_watermarks() -%}
     {{ return(api.Relation.create(database=target.database, schema=target.schema, identifier='build_watermarks', type='table')) }}
 {%- endmacro %}
@@ -78,6 +79,10 @@
                 {%- do changed.append(node.name) -%}
                 {%- do marks.update({node.name: {'log_seq': none, 'as_of_ts': none, 'built_at': as_of[1], 'fingerprint': fingerprint}}) -%}
             {%- endif -%}
+        {#- A table is built anew from all there is: what is worth remembering is when. -#}
+        {%- elif node.config.materialized == 'table' -%}
+            {%- do changed.append(node.name) -%}
+            {%- do marks.update({node.name: {'log_seq': none, 'as_of_ts': as_of[0], 'built_at': as_of[1], 'fingerprint': none}}) -%}
         {#- What follows the ledger has no place in the log. -#}
         {%- elif node.config.materialized == 'incremental' and 'after_sync' not in node.config.tags -%}
             {%- do changed.append(node.name) -%}

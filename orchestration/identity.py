@@ -20,8 +20,8 @@ where id_key = $id or id_value = $id or (id_kind = 'email' and id_value = lower(
 order by id_key = $id desc, id_key
 """
 CUSTOMERS = """
-select id_key, customer_id, solo_customer_id, is_shared from identity_map
-where customer_id in (select customer_id from identity_map where id_key in ($one, $other))
+select id_key, solo_customer_id, is_shared from identity_map
+where customer_id in (select customer_id from identity_map where id_key in (select unnest($ids)))
 order by kind_rank, first_event_at nulls last, first_mentioned_at, id_key
 """
 EDGES = """
@@ -50,6 +50,14 @@ where is_split and ($customer is null or exists (
 ))
 order by since desc, id_key, other_id_key limit $limit
 """
+
+
+Pair = tuple[str, str]
+
+
+def pair(one: str, other: str) -> Pair:
+    """Two ids whose edge has no direction."""
+    return min(one, other), max(one, other)
 
 
 class IdentityError(Exception):
@@ -94,7 +102,14 @@ def find(connection: DuckDBPyConnection, text: str) -> str:
     return found[0]
 
 
-def parting(connection: DuckDBPyConnection, one: str, other: str, *, undo: bool = False) -> Parting:
+def parting(
+    connection: DuckDBPyConnection,
+    one: str,
+    other: str,
+    *,
+    undo: bool = False,
+    pending: Mapping[Pair, bool] | None = None,
+) -> Parting:
     """What would become of two ids (as from `find`) if their edge were split or, undone, joined.
 
     Args:
@@ -102,52 +117,74 @@ def parting(connection: DuckDBPyConnection, one: str, other: str, *, undo: bool 
         one: an end of the edge.
         other: its other end.
         undo: take a split back.
+        pending: what was decided since the last build, by pair: whether it is split. It counts as
+            built.
 
     Raises:
         IdentityError: nothing joins the two directly, or that was done already.
     """
-    known = connection.execute(CUSTOMERS, {"one": one, "other": other}).fetchall()
-    customer = {str(row[0]): str(row[1]) for row in known}
-    solo = {str(row[0]): str(row[2]) for row in known}
-    shared = {str(row[0]) for row in known if row[3]}
-    found = connection.execute(EDGES, {"ids": list(customer)}).fetchall()
-    pair = {one, other}
-    edges = [
-        (str(weaker), str(stronger))
-        for weaker, stronger, _, _, is_split in found
-        if not is_split and weaker not in shared and {weaker, stronger} <= customer.keys()
-    ]
-    direct = [row for row in found if {row[0], row[1]} == pair]
-    is_split = any(row[4] for row in direct)
-    if undo and not is_split:
+    decided = dict(pending or {})
+    solo, shared = _customers(connection, {one, other}, decided)
+    found = connection.execute(EDGES, {"ids": list(solo)}).fetchall()
+    asked = pair(one, other)
+    cut = {ends for row in found if decided.get(ends := pair(row[0], row[1]), row[4])}
+    edges = {
+        pair(weaker, stronger)
+        for weaker, stronger, *_ in found
+        if weaker not in shared and {weaker, stronger} <= solo.keys()
+    } - cut
+    before = [part for part in _parts(list(solo), edges, solo) if {one, other} & {*part.ids}]
+    ids = [id_key for id_key in solo if any(id_key in part.ids for part in before)]
+    edges = {edge for edge in edges if edge[0] in ids}
+    direct = [row for row in found if pair(row[0], row[1]) == asked]
+    if undo and asked not in cut:
         raise IdentityError(f"{one} and {other} are not split; there is nothing to undo.")
     if not undo:
         if one == other:
             raise IdentityError(f"{one} is one id and cannot be split from itself.")
         if not direct:
-            raise IdentityError(_not_linked(one, other, edges, customer))
-        if is_split:
+            raise IdentityError(_not_linked(one, other, edges, before))
+        if asked in cut:
             raise IdentityError(f"{one} and {other} are split already; --undo takes that back.")
-        if lonely := pair & shared:
+        if lonely := {one, other} & shared:
             raise IdentityError(
                 f"{lonely.pop()} is shared by more people than identity_rules allows and joins "
                 "nobody; there is nothing to split."
             )
-    kept = [edge for edge in edges if set(edge) != pair]
-    if undo and not pair & shared:
-        kept.append((one, other))
+    kept = edges - {asked}
+    if undo and not {one, other} & shared:
+        kept |= {asked}
     return Parting(
         event=UNDONE if undo else SPLIT,
         one=one,
         other=other,
         evidence=[{"evidence": row[2], "event_at": row[3]} for row in direct],
-        before=[
-            Part(name, [one for one in customer if customer[one] == name])
-            for name in dict.fromkeys(customer.values())
-        ],
-        after=_parts(list(customer), kept, solo),
+        before=before,
+        after=_parts(ids, kept, solo),
         path=[] if undo else _path(one, other, kept),
     )
+
+
+def _customers(
+    connection: DuckDBPyConnection, ids: set[str], decided: Mapping[Pair, bool]
+) -> tuple[dict[str, str], set[str]]:
+    """All ids of the customers of these and of those whom an undone split joins to them.
+
+    Returns:
+        The customer id that each id would have alone, strongest id first; which ids are shared.
+    """
+    while True:
+        known = connection.execute(CUSTOMERS, {"ids": list(ids)}).fetchall()
+        solo = {str(id_key): str(alone) for id_key, alone, _ in known}
+        reached = {
+            end
+            for ends, is_split in decided.items()
+            if not is_split and solo.keys() & set(ends)
+            for end in ends
+        }
+        if reached <= solo.keys() | ids:
+            return solo, {str(id_key) for id_key, _, is_shared in known if is_shared}
+        ids = ids | reached
 
 
 def record(log: Log, what: Parting, reason: str | None) -> int:
@@ -183,10 +220,8 @@ def rows(
     return [dict(zip(columns, row, strict=True)) for row in result.fetchall()]
 
 
-def _not_linked(
-    one: str, other: str, edges: Sequence[tuple[str, str]], customer: dict[str, str]
-) -> str:
-    if customer[one] != customer[other]:
+def _not_linked(one: str, other: str, edges: Iterable[Pair], parts: Sequence[Part]) -> str:
+    if len(parts) > 1:
         return f"{one} and {other} belong to two customers already."
     path = " – ".join(_path(one, other, edges))
     return (
@@ -195,10 +230,10 @@ def _not_linked(
     )
 
 
-def _path(one: str, other: str, edges: Iterable[tuple[str, str]]) -> list[str]:
+def _path(one: str, other: str, edges: Iterable[Pair]) -> list[str]:
     """The shortest way between two ids, both included; empty if there is none."""
     near: dict[str, list[str]] = {}
-    for weaker, stronger in edges:
+    for weaker, stronger in sorted(edges):
         near.setdefault(weaker, []).append(stronger)
         near.setdefault(stronger, []).append(weaker)
     came_from: dict[str, str] = {one: one}
@@ -217,7 +252,7 @@ def _path(one: str, other: str, edges: Iterable[tuple[str, str]]) -> list[str]:
     return path[::-1]
 
 
-def _parts(ids: list[str], edges: Iterable[tuple[str, str]], solo: dict[str, str]) -> list[Part]:
+def _parts(ids: list[str], edges: Iterable[Pair], solo: Mapping[str, str]) -> list[Part]:
     """Connected components; `ids` come strongest first, and the first of a part names it."""
     root = {one: one for one in ids}
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from orchestration import ingest, warehouse
+from orchestration import identity_pending, warehouse
 from orchestration.identity import IdentityError, rows
 from orchestration.scratch import Scratch
 from orchestration.settings import Settings
@@ -15,7 +15,6 @@ from orchestration.settings import Settings
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-_RECORDS = 20_000  # of the log, read at a time
 BUILD = ("build", "--exclude-resource-type", "test", "unit_test", "--select", "+identity_map")
 
 # Ids with their customer as built (old) and as it would be (new); null where there is none.
@@ -115,8 +114,7 @@ def preview(
     warehouse.ensure(settings)
     with Scratch(settings) as scratch:
         on_step("reading what is not built yet")
-        loaded = ingest.loader(settings).position()
-        scratch.show_with(_pending(settings, loaded))
+        scratch.show_with(identity_pending.events(settings))
         on_step("building identity beside the lake")
         scratch.dbt(*BUILD, as_of=datetime.now(UTC))
         on_step("comparing")
@@ -129,18 +127,6 @@ def preview(
                     "signalbox build."
                 ) from None
             return _compare(connection, examples)
-
-
-def _pending(settings: Settings, position: int) -> Iterator[Any]:
-    """The events in the log that are not in the lake."""
-    from ingestion.record_tables import split
-
-    reader = ingest.open_reader(settings)
-    position = max(position, reader.first())
-    while records := reader.read(position, _RECORDS):
-        events, _ = split(records)
-        yield events
-        position = records[-1][0] + 1
 
 
 def _compare(connection: DuckDBPyConnection, examples: int) -> Preview:

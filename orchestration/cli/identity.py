@@ -78,19 +78,20 @@ def split(
     """Undo what joined two ids: their customer is rebuilt, and timeline, scores and syncs follow.
 
     The split is an event in the log, so a full refresh repeats it. The part that holds the id which
-    named the customer keeps the customer id.
+    named the customer keeps the customer id. What was split before and is not built yet counts.
 
     Example: [bold]signalbox identity split user:ben anonymous:kiosk --reason "the kiosk"[/]
     """
     from dataclasses import asdict
 
-    from orchestration import identity, ingest
+    from orchestration import identity, identity_pending, ingest
 
     settings = load_settings()
 
     def ask(connection: DuckDBPyConnection) -> Parting:
         ends = identity.find(connection, one), identity.find(connection, other)
-        return identity.parting(connection, *ends, undo=undo)
+        pending = identity_pending.splits(settings, connection)
+        return identity.parting(connection, *ends, undo=undo, pending=pending)
 
     what = _on_lake(settings, ask)
     log_seq = None

@@ -109,6 +109,28 @@ def test_a_customer_is_looked_at_and_parted(
     (split,) = signalbox("identity", "merges", "ann")["splits"]
     assert split["reason"] == "a family's mailbox"
     assert "split already" in signalbox("identity", "split", *mailbox, fails=True)
+
+    # Before the next build each further split is judged by those before it.
+    undone = signalbox("identity", "split", *mailbox, "--undo")
+    assert "not split" in signalbox("identity", "split", *mailbox, "--undo", fails=True)
+    signalbox("load")
+    phone = ("user:ben", "anonymous:phone")
+    parted = signalbox("identity", "split", *phone)
+    assert parted["before"] == undone["after"]
+    assert [len(part["ids"]) for part in parted["after"]] == [6, 1]
+    assert "split already" in signalbox("identity", "split", *phone, fails=True)
+    again = signalbox("identity", "split", *mailbox)
+    assert again["before"] == [part for part in parted["after"] if len(part["ids"]) == 6]
+    build(signalbox, settings)
+    with lake.connect(settings) as connection:
+        named = connection.execute(
+            "select customer_id from identity_map where id_key = any($ids) group by all",
+            {"ids": again["after"][1]["ids"]},
+        ).fetchall()
+        alone = connection.execute(
+            "select component_size from identity_map where id_key = 'anonymous:phone'"
+        ).fetchone()
+    assert named == [(again["after"][1]["customer_id"],)] and alone == (1,)
     joined = signalbox("identity", "split", *mailbox, "--undo", "--dry-run")
     assert (len(joined["before"]), len(joined["after"])) == (2, 1)
 

@@ -150,7 +150,7 @@ def keep_built(settings: Settings, parsed: Path) -> None:
     kept = _built_dir(settings)
     kept.mkdir(parents=True, exist_ok=True)
     for name, text in (
-        (VARIABLES, json.dumps(_all_variables(settings))),
+        (VARIABLES, json.dumps({"project": _project_variables(), "set": variables(settings)})),
         (parsed.name, parsed.read_text()),
     ):
         draft = kept / f"{name}.new"
@@ -179,8 +179,10 @@ def modified(settings: Settings) -> list[str] | None:
         settings,
         warm=False,
     )
-    before, now = json.loads((kept / VARIABLES).read_text()), _all_variables(settings)
+    kept_variables = json.loads((kept / VARIABLES).read_text())
+    before, now = kept_variables["project"], _project_variables()
     edited = {name for name in before.keys() | now.keys() if before.get(name) != now.get(name)}
+    edited -= kept_variables["set"].keys()
     found = set(listed)
     if edited:
         parsed = manifest(settings)
@@ -192,15 +194,21 @@ def modified(settings: Settings) -> list[str] | None:
     return sorted(found)
 
 
+def built_variables(settings: Settings) -> dict[str, Any]:
+    """The vars that settings gave to the last build of all; those of now may differ."""
+    kept = _built_dir(settings) / VARIABLES
+    return dict(json.loads(kept.read_text())["set"]) if kept.exists() else {}
+
+
 def _built_dir(settings: Settings) -> Path:
     return target_dir(settings) / "built"
 
 
-def _all_variables(settings: Settings) -> dict[str, Any]:
+def _project_variables() -> dict[str, Any]:
     from dbt.clients.yaml_helper import load_yaml_text
 
     project = load_yaml_text((DBT_PROJECT / "dbt_project.yml").read_text())
-    return dict(project.get("vars") or {}) | variables(settings)
+    return dict(project.get("vars") or {})
 
 
 def _asked_variables(node: dict[str, Any], parsed: dict[str, Any]) -> set[str]:

@@ -166,24 +166,13 @@ def diff(settings: Settings, on_step: Callable[[str], object] = lambda _: None) 
     edited = dbt.modified(settings)
     nodes = _nodes(dbt.manifest(settings))
     with lake.connect(settings) as connection:
-        as_of, log_seq = _last_build(connection)
         snapshot = _one(connection, "select max(snapshot_id) from lake.snapshots()")
-        present = _present(connection)
-    chosen = _following(nodes, edited) if edited is not None else set(nodes)
-    chosen -= {name for name in chosen if AFTER_SYNC in nodes[name]["tags"]}
-    daily = {name for name in chosen if DAILY in nodes[name]["tags"]}
-    notes = []
-    if edited is None:
-        # Without knowing what they were made of, a daily model of then is nothing to compare with.
-        chosen -= daily & present
-        daily -= present
-        notes.append(
-            "No build of all models has left what it was made of: everything is compared but what "
-            "only daily jobs build. After signalbox build only what you edit is."
-        )
     with Scratch(settings, snapshot) as scratch:
-        with scratch.connect():
-            pass  # which makes it
+        with scratch.connect() as connection:
+            as_of, log_seq = _last_build(connection)
+            present = _present(connection)
+        chosen, notes = _choose(nodes, edited, present)
+        daily = {name for name in chosen if DAILY in nodes[name]["tags"]}
         on_step(f"building {len(chosen):,} models")
         if daily:
             notes += _build_daily(settings, scratch, nodes, chosen, daily, present)
@@ -206,6 +195,22 @@ def diff(settings: Settings, on_step: Callable[[str], object] = lambda _: None) 
                     on_step(f"planning {spec.name}")
                     compared.append(_compare_sync(settings, connection, spec))
     return Diff(as_of, edited, sorted(chosen), models, segments, signals, compared, notes)
+
+
+def _choose(
+    nodes: Mapping[str, Mapping[str, Any]], edited: list[str] | None, present: set[str]
+) -> tuple[set[str], list[str]]:
+    """What to build, and notes on what is left out."""
+    chosen = _following(nodes, edited) if edited is not None else set(nodes)
+    chosen -= {name for name in chosen if AFTER_SYNC in nodes[name]["tags"]}
+    if edited is not None:
+        return chosen, []
+    # Without knowing what they were made of, a daily model of then is nothing to compare with.
+    chosen -= {name for name in chosen & present if DAILY in nodes[name]["tags"]}
+    return chosen, [
+        "No build of all models has left what it was made of: everything is compared but what only "
+        "daily jobs build. After signalbox build only what you edit is."
+    ]
 
 
 def _last_build(connection: DuckDBPyConnection) -> tuple[datetime, int]:
@@ -281,9 +286,12 @@ def _reached(names: Collection[str], near: Mapping[str, Collection[str]]) -> set
 
 
 def _build(scratch: Scratch, names: Collection[str], as_of: datetime) -> None:
+    variables = dbt.built_variables(scratch.settings) | {
+        "built_as_of": as_of.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
+    }
     scratch.dbt(
         *("build", "--exclude-resource-type", "test", "unit_test", "--select", *sorted(names)),
-        built_as_of=as_of.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f"),
+        **variables,
     )
 
 

@@ -85,6 +85,13 @@ def test_the_demo_shows_every_stage(home: Home) -> None:
     carts = home.json("preview", "smtp_email__cart_abandoned")
     assert all(cart["headers"]["List-Unsubscribe"] for cart in carts)
     assert all(cart["html"].startswith("<!doctype html>") for cart in carts)
+    (one,) = home.json("sql", "select min(customer_id) as id from customers where is_identified")
+    now = home.json("customer", one["id"])
+    known = home.json("customer", one["id"], "--as-of", "0s")
+    assert now["events"] and (known["events"], known["ids"]) == (now["events"], now["ids"])
+    before_the_import = home.json("customer", one["id"], "--as-of", "1d")
+    assert before_the_import["events"] == [] and before_the_import["received_later"]
+    assert home.json("diff")["edited"] == []
     nobody = home.run("preview", "smtp_email__cart_abandoned", "--customer", "u_none")
     assert nobody.returncode == 1 and "u_none is nobody known" in nobody.stderr
 

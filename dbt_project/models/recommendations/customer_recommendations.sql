@@ -45,6 +45,66 @@ bought as (
     group by customer_id, product_id
 ),
 
+views as (
+    select
+        timeline.customer_id,
+        {{ json_string('timeline.properties', 'product_id') }} as product_id,
+        {{ json_string('timeline.properties', 'name') }} as name
+    from {{ ref('customer_timeline') }} as timeline
+    inner join identified_customers on timeline.customer_id = identified_customers.customer_id
+    where
+        timeline.event = 'Product Viewed'
+        and timeline.event_date <= {{ as_of_date() }}
+        and timeline.event_date > {{ cast_to(
+            moved_by(as_of_date(), -var('recommendations_looked_at_days'), 'day'), 'date'
+        ) }}
+),
+
+looks as (
+    select
+        views.customer_id,
+        views.product_id,
+        max(views.name) as name,
+        count(*) as looks,
+        row_number() over (
+            partition by views.customer_id
+            order by count(*) desc, views.product_id asc
+        ) as look_place
+    from views
+    left join bought on views.customer_id = bought.customer_id and views.product_id = bought.product_id
+    where bought.product_id is null and views.product_id is not null
+    group by views.customer_id, views.product_id
+    having count(*) >= {{ var('recommendations_looked_at_views') }}
+),
+
+-- What a customer looked at most and did not buy.
+looked_at as (
+    select
+        customer_id,
+        product_id,
+        name,
+        looks
+    from looks
+    where look_place = 1
+),
+
+-- It says as much as what was bought today.
+interests as (
+    select
+        customer_id,
+        product_id,
+        weight
+    from bought
+
+    union all
+
+    select
+        customer_id,
+        product_id,
+        1 as weight
+    from looked_at
+),
+
 affinity as (
     select
         product_id,
@@ -55,13 +115,13 @@ affinity as (
 
 complements as (
     select
-        bought.customer_id,
+        interests.customer_id,
         affinity.also_bought_id as product_id,
-        sum(bought.weight * affinity.confidence) as score,
-        {{ latest_value('bought.product_id', 'bought.weight * affinity.confidence') }} as because_of_id
-    from bought
-    inner join affinity on bought.product_id = affinity.product_id
-    group by bought.customer_id, affinity.also_bought_id
+        sum(interests.weight * affinity.confidence) as score,
+        {{ latest_value('interests.product_id', 'interests.weight * affinity.confidence') }} as because_of_id
+    from interests
+    inner join affinity on interests.product_id = affinity.product_id
+    group by interests.customer_id, affinity.also_bought_id
 ),
 
 {% if var('recommendations_rebuy') %}
@@ -110,6 +170,16 @@ candidates as (
     union all
 
     select
+        customer_id,
+        product_id,
+        looks as score,
+        null as because_of_id,
+        'looked_at' as method
+    from looked_at
+
+    union all
+
+    select
         identified_customers.customer_id,
         popular.product_id,
         -popular.place as score,
@@ -152,7 +222,7 @@ numbered as (
         method,
         row_number() over (
             partition by customer_id, product_id
-            order by score desc
+            order by case method when 'looked_at' then 0 else 1 end, score desc
         ) as copy_number
     from choices
 ),
@@ -166,7 +236,7 @@ ranked as (
         method,
         row_number() over (
             partition by customer_id
-            order by score desc, product_id asc
+            order by case method when 'looked_at' then 0 else 1 end, score desc, product_id asc
         ) as place
     from numbered
     where copy_number = 1
@@ -176,15 +246,19 @@ select
     ranked.customer_id,
     {{ cast_to('ranked.place', 'integer') }} as place,
     ranked.product_id,
-    products.name as product_name,
+    coalesce(products.name, case when ranked.method = 'looked_at' then looked_at.name end) as product_name,
     ranked.method,
     {{ cast_to('case when ranked.score > 0 then ' ~ rounded('ranked.score', 6) ~ ' end', 'double') }} as score,
-    case ranked.method
-        when 'also_bought' then 'Often bought with ' || coalesce(because.name, ranked.because_of_id)
-        when 'bought_again' then 'Bought often or lately'
+    case
+        when ranked.method = 'looked_at' then 'Looked at ' || {{ cast_to('looked_at.looks', 'text') }} || ' times and not bought'
+        when ranked.method = 'also_bought' and ranked.because_of_id = looked_at.product_id
+            then 'Goes with ' || coalesce(looked_at.name, looked_at.product_id) || ', which was looked at'
+        when ranked.method = 'also_bought' then 'Often bought with ' || coalesce(because.name, ranked.because_of_id)
+        when ranked.method = 'bought_again' then 'Bought often or lately'
         else 'Popular with other customers'
     end as reason
 from ranked
-inner join products on ranked.product_id = products.product_id
+left join products on ranked.product_id = products.product_id
 left join products as because on ranked.because_of_id = because.product_id
+left join looked_at on ranked.customer_id = looked_at.customer_id
 where ranked.place <= {{ var('recommendations_per_customer') }}

@@ -10,7 +10,8 @@ events as (
         user_key,
         anonymous_key,
         email,
-        previous_id
+        previous_id,
+        traits
     from {{ ref('stg_events') }}
 ),
 
@@ -58,7 +59,11 @@ mentions as (
         email as id_value,
         false as is_actor
     from events
-    where email like '%_@_%' and actor_key is not null
+    -- Anybody can type in another's address: one that is said to be unproven joins nobody.
+    where
+        email like '%_@_%'
+        and actor_key is not null
+        and coalesce({{ json_boolean('traits', 'email_verified') }}, true)
 
     union all
 

@@ -9,7 +9,16 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from syncs.plan_sql import MERGED, MESSAGES, PARTED, PARTING, STATES, model_rows, read_back_steps
+from syncs.plan_sql import (
+    KNOWN_BY_NOW,
+    MERGED,
+    MESSAGES,
+    PARTED,
+    PARTING,
+    STATES,
+    model_rows,
+    read_back_steps,
+)
 from syncs.results import Fatal
 from syncs.spec import SyncSpec
 
@@ -81,14 +90,27 @@ class Plan:
         counts: dict[str, int],
         total: int,
         blocked: str | None,
+        schema: str | None,
     ) -> None:
         self._cursor = cursor
+        self._schema = schema
         self.counts = counts
         self.total = total
         self.blocked = blocked
 
     def close(self) -> None:
         self._cursor.close()
+
+    def look_again(self, known: pa.RecordBatchReader | pa.Table) -> None:
+        """Compare the messages of this plan with what the ledger knows by now.
+
+        The model is not read again, so that another lane waits for this only.
+        """
+        _take_known(self._cursor, known)
+        self._cursor.execute(KNOWN_BY_NOW)
+        if self._schema is not None:
+            _follow_identities(self._cursor, self._schema)
+        self.counts = _counts(self._cursor)
 
     def count(self, *changes: str) -> int:
         return sum(self.counts.get(change, 0) for change in changes)
@@ -162,19 +184,22 @@ def plan_sync(
             )
             raise PlanError(f"{spec.model} cannot be read: {kind}: {hint}") from None
         _check_unique(cursor, spec)
-        found = cursor.execute(
-            "select change, count(*), count(*) filter (in_model) from signalbox_plan"
-            " group by change order by change"
-        ).fetchall()
+        counts = _counts(cursor)
+        ((total,),) = cursor.execute("select count(*) filter (in_model) from signalbox_plan").fetchall()
     except BaseException:
         cursor.close()
         raise
-    counts = {str(change): int(count) for change, count, _ in found}
-    total = sum(int(count) for _, _, count in found)
     blocked = None
     if not spec.is_message and only is None:
         blocked = _blast(spec, counts, delivered, total, usual)
-    return Plan(cursor, counts, total, blocked)
+    return Plan(cursor, counts, int(total), blocked, schema)
+
+
+def _counts(cursor: duckdb.DuckDBPyConnection) -> dict[str, int]:
+    found = cursor.execute(
+        "select change, count(*) from signalbox_plan group by change order by change"
+    ).fetchall()
+    return {str(change): int(count) for change, count in found}
 
 
 _SAFE_ERRORS = {"CatalogException", "BinderException", "ParserException"}
@@ -198,9 +223,7 @@ def _compare(
         if schema is None:
             raise PlanError(f"{spec.name} needs consent, and none can be read; nothing is sent")
         consents = f"{schema}.customer_consents"
-    cursor.register("signalbox_ledger", known)
-    cursor.execute(_KNOWN)
-    cursor.unregister("signalbox_ledger")
+    _take_known(cursor, known)
     rows = model_rows(spec, relation, types, consents)
     parameters: dict[str, Any] = {"only": only}
     if consents is not None:
@@ -226,6 +249,12 @@ def _compare(
         "select count(*) from signalbox_known where was_delivered"
     ).fetchall()[0]
     return int(delivered)
+
+
+def _take_known(cursor: duckdb.DuckDBPyConnection, known: pa.RecordBatchReader | pa.Table) -> None:
+    cursor.register("signalbox_ledger", known)
+    cursor.execute(_KNOWN)
+    cursor.unregister("signalbox_ledger")
 
 
 def _follow_identities(cursor: duckdb.DuckDBPyConnection, schema: str) -> None:
@@ -281,7 +310,7 @@ def _types(cursor: duckdb.DuckDBPyConnection, spec: SyncSpec, relation: str) -> 
 
 
 _KNOWN = """
-create temporary table signalbox_known as
+create or replace temporary table signalbox_known as
 select
     action_key, state, was_delivered, held, leave, updated_at, customer_id, trigger_id, log_seq,
     try_cast('0x' || left(payload_hash, 16) as ubigint) as payload_hash,

@@ -143,6 +143,13 @@ qualify
     or row_number() over (partition by m.action_key order by m.payload_hash) = 1
 """
 
+# Of a plan that was made a moment ago.
+KNOWN_BY_NOW = """
+update signalbox_plan set change = 'known'
+where change in ('message', 'suppressed', 'expired')
+    and action_key in (select action_key from signalbox_known)
+"""
+
 # An id's own customer id is kept when it joins another customer.
 MERGED = """
 update signalbox_plan set change = 'known'

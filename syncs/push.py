@@ -22,7 +22,7 @@ from syncs.facts import ReadFacts
 from syncs.http import Http
 from syncs.ledger import Ledger, SyncBusy
 from syncs.pacing import Lane
-from syncs.plan import Plan, plan_sync
+from syncs.plan import CHANGES, Plan, plan_sync
 from syncs.policies import Cap
 from syncs.preview import preview_of
 from syncs.report import SyncReport
@@ -253,18 +253,24 @@ class Pusher:
     ) -> bool:
         """Plan and write the intents down, unless the blast limit says to ask first."""
         read_at = self._ledger.now()
-        with self._ledger.planning(spec.name), contextlib.closing(plan()) as planned:
+        # A message model may take long to read: the hot lane is not to wait for that.
+        whole = contextlib.nullcontext() if spec.is_message else self._ledger.planning(spec.name)
+        with whole, contextlib.closing(plan()) as planned:
             report.planned = planned.counts
             if planned.blocked and not approve:
                 report.status, report.message = "blocked", planned.blocked
                 return False
-            self._ledger.record(
-                spec,
-                planned,
-                repeatable=repeatable(spec, destination),
-                read_at=read_at,
-                sandbox=target.sandbox,
-            )
+            record = functools.partial(
+                self._ledger.record, spec, planned, repeatable=repeatable(spec, destination),
+                read_at=read_at, sandbox=target.sandbox,
+            )  # fmt: skip
+            if not spec.is_message:
+                record()
+            elif planned.count(*CHANGES):
+                with self._ledger.planning(spec.name):
+                    planned.look_again(self._ledger.known(spec, sandbox=target.sandbox))
+                    report.planned = planned.counts
+                    record()
             if only is None and not spec.is_message:
                 report.rows = planned.total
         return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from typing import Any
 
 import duckdb
 import pytest
@@ -20,9 +21,11 @@ from syncs_support import (
     webhook_spec,
 )
 
+from syncs import push
 from syncs.facts import LakeFacts
 from syncs.ledger import Ledger, action_key, actions
 from syncs.operations import pause
+from syncs.plan import Plan
 from syncs.policies import Policies
 from syncs.push import Pusher
 from syncs.spec import SyncSpec
@@ -72,6 +75,25 @@ def test_both_lanes_together_send_each_message_once(
     pusher.run(spec, lake)
     record_and_send(pusher, lake, spec, triggers)
     assert received(vendor) == {f"words {trigger}": 1 for trigger in triggers}
+
+
+def test_what_is_recorded_while_a_run_reads_its_model_is_known_to_the_run(
+    pusher: Pusher, vendor: Vendor, lake: Lake, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = webhook_spec()
+    alerts(lake, ["a"])
+    run = make_pusher(ledger, vendor.url)
+    read = push.plan_sync
+
+    def read_slowly(*args: Any, **options: Any) -> Plan:
+        found = read(*args, **options)
+        record_and_send(pusher, lake.cursor(), spec, ["a"])
+        return found
+
+    monkeypatch.setattr(push, "plan_sync", read_slowly)
+    report = run.run(spec, lake)
+    assert report.planned == {"known": 1}
+    assert received(vendor) == {"words a": 1}
 
 
 def test_the_ledger_says_which_lane_recorded_it(

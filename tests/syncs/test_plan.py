@@ -369,6 +369,17 @@ def test_customers_who_merge_get_no_message_twice(lake: duckdb.DuckDBPyConnectio
     assert plan(lake, message_spec(), known).count("message") == 3, "without identities"
 
 
+def test_what_became_known_since_is_no_message_any_more(lake: duckdb.DuckDBPyConnection) -> None:
+    identities(lake, anon="user", user="user")
+    messages_of(lake, ("user", "cart-1"), ("user", "cart-2"), ("user", "cart-3"))
+    found = plan(lake, message_spec(), acted_on(("user", "cart-3")), schema="main")
+    assert found.counts == {"known": 1, "message": 2}
+    by_now = acted_on(("user", "cart-3"), ("user", "cart-2"), ("anon", "cart-1"))
+    found.look_again(ledger_rows(by_now))
+    assert found.counts == {"known": 3}
+    assert list(found.rows()) == []
+
+
 def test_customers_who_part_get_no_message_twice(lake: duckdb.DuckDBPyConnection) -> None:
     # Through a device of many, ann and ben were one customer, called ann; ben's cart was acted on.
     identities(lake, ann="ann", ben="ben", eve="eve", shared="shared")

@@ -12,14 +12,14 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from orchestration.hot.history import History, Snapshot
 from orchestration.hot.project import FACTS, IDENTITY, HotError, Project
 from orchestration.hot.sender import Messages, Sender, key_of
-from orchestration.hot.window import Ran, Touched, Window
+from orchestration.hot.window import Ran, Result, Touched, Window
 from syncs.ledger import action_key
 
 if TYPE_CHECKING:
@@ -76,7 +76,8 @@ class Lane:
         # Touched, and not yet run through the models that take a row for each day.
         self._slow: dict[int, Touched] = {}
         self._slow_groups = 20
-        self._slow_ran_at = time.monotonic()
+        self._slow_began = time.monotonic()
+        self._finish: Callable[[], Result | None] | None = None
         self._ran_at = time.monotonic()
         self._fresh: Snapshot | None = None
         self._mutex = threading.Lock()
@@ -152,65 +153,69 @@ class Lane:
         now = self._clock()
         if marks:
             self._quick(marks, now)
-        rested = time.monotonic() - self._slow_ran_at > SLOW_PAUSE
-        backlog = len(self._slow) > self._slow_groups and not marks
-        idle = not self.window.pending and self.behind == 0
-        if work_off := bool(self._slow) and idle and (rested or backlog):
-            self._work_off(now)
-        return worked or bool(marks) or work_off
+        return self._work_off(now, is_quiet=not marks) or worked or bool(marks)
 
     def _quick(self, marks: dict[int, Touched], now: datetime) -> None:
         """Run what takes little time; and the rest for whom a message needs it at once."""
-        ran = self.window.evaluate(marks, now, self.project.quick_models)
+        result = self.window.evaluate(marks, now, self.project.quick_models)
         self.batches += 1
-        self.evaluated += len(ran)
-        for customer, due_at in self.window.waiting():
+        self.evaluated += len(result.ran)
+        for customer, due_at in result.waiting():
             if due_at > now:
                 self._wait_for(customer, due_at)
         for spec in self._specs:
             if spec.model in self.project.quick_syncs:
-                self._hand_over(spec, ran)
+                self._hand_over(spec, result, result.ran)
         if self._slow_specs:
-            self._slow |= {one.number: one.touched for one in ran.values()}
-            self._hurry(ran)
+            self._slow |= {one.number: one.touched for one in result.ran.values()}
+            self._hurry(result)
 
-    def _hurry(self, ran: dict[str, Ran]) -> None:
+    def _hurry(self, result: Result) -> None:
         """Run the rest for whom a message needs it."""
         urgent: set[str] = set()
         wanted = []
         for spec in (spec for spec in self._slow_specs if spec.is_message):
             signals = self.project.quick_models & set(self.project.signals_of(spec.model))
-            fresh = set().union(*(self._fresh_signals(spec, signal) for signal in signals))
-            if fresh := fresh & ran.keys():
+            fresh = set().union(*(self._fresh_signals(spec, result, one) for one in signals))
+            if fresh := fresh & result.ran.keys():
                 urgent |= fresh
                 wanted.append(spec)
         if not urgent:
             return
         models = self.project.needs(*(spec.model for spec in wanted))
-        self.window.narrow(urgent, models - self.project.quick_models)
+        result.narrow(urgent, models - self.project.quick_models)
         for spec in wanted:
-            self._hand_over(spec, {name: ran[name] for name in urgent})
+            self._hand_over(spec, result, {name: result.ran[name] for name in urgent})
 
-    def _work_off(self, now: datetime) -> None:
-        """Run the rest over those touched last; as many next time as SLOW_SECONDS allow."""
-        began = time.monotonic()
+    def _work_off(self, now: datetime, *, is_quiet: bool) -> bool:
+        """Run the rest over those touched last, beside the turns; false if nothing was done."""
+        if self._finish is not None:
+            result = self._finish()
+            if result is None:
+                return False
+            self._finish = None
+            for spec in self._slow_specs:
+                self._hand_over(spec, result, result.ran)
+            # As many the next time as SLOW_SECONDS allow.
+            fitting = int(self._slow_groups * SLOW_SECONDS / result.seconds)
+            self._slow_groups = max(5, min(fitting, 2 * self._slow_groups, MAX_GROUPS))
+        rested = time.monotonic() - self._slow_began > SLOW_PAUSE
+        backlog = is_quiet and len(self._slow) > self._slow_groups
+        if not self._slow or self.window.pending or self.behind or not (rested or backlog):
+            return False
+        self._slow_began = time.monotonic()
         latest = heapq.nlargest(
             self._slow_groups, self._slow, key=lambda number: self._slow[number].log_seq
         )
         marks = {number: self._slow.pop(number) for number in latest}
-        ran = self.window.evaluate(marks, now, self._slow_models)
-        for spec in self._slow_specs:
-            self._hand_over(spec, ran)
-        self._slow_ran_at = time.monotonic()
-        if len(latest) == self._slow_groups:
-            fitting = int(len(latest) * SLOW_SECONDS / (self._slow_ran_at - began))
-            self._slow_groups = max(5, min(fitting, 2 * self._slow_groups, MAX_GROUPS))
+        self._finish = self.window.begin(marks, now, self._slow_models)
+        return True
 
-    def _fresh_signals(self, spec: SyncSpec, signal: str) -> set[str]:
-        """Whose signal of the last slice may make a message that was not looked at yet."""
+    def _fresh_signals(self, spec: SyncSpec, result: Result, signal: str) -> set[str]:
+        """Whose signal may make a message that was not looked at yet."""
         return {
             customer
-            for customer, trigger in self.window.signals_of(signal)
+            for customer, trigger in result.signals_of(signal)
             if key_of(spec, customer, trigger) not in self._seen
         }
 
@@ -244,25 +249,25 @@ class Lane:
             self._known_due.add((due_at, customer))
             heapq.heappush(self._due, (due_at, customer))
 
-    def _hand_over(self, spec: SyncSpec, ran: dict[str, Ran]) -> None:
-        """Give what the last slice says of these customers, and was not given yet, to be sent."""
-        rows = self.window.rows_of(spec.model)
+    def _hand_over(self, spec: SyncSpec, result: Result, ran: Mapping[str, Ran]) -> None:
+        """Give what the models say of these customers, and was not given yet, to be sent."""
+        rows = result.rows_of(spec.model)
         if not rows.num_rows:
             return
-        fresh = self._fresh_rows(spec, rows, ran)
+        fresh = self._fresh_rows(spec, result, rows, ran)
         if not fresh:
             return
         rows = rows.take(list(fresh))
         customers = rows["customer_id"].to_pylist()
-        self.window.keep_facts(customers)
-        people, edges = self.window.people()
+        self.window.keep_facts(result, customers)
+        people, edges = result.people()
         names = {*people["customer_id"].to_pylist(), *people["solo_customer_id"].to_pylist()}
         self._senders[spec.name].put(
             Messages(
                 rows,
                 people,
                 edges,
-                None if spec.is_message else self.window.rows_of("customer_consents"),
+                None if spec.is_message else result.rows_of("customer_consents"),
                 max(ran[customer].touched.log_seq for customer in customers),
                 frozenset(names),
                 {
@@ -272,7 +277,9 @@ class Lane:
             )
         )
 
-    def _fresh_rows(self, spec: SyncSpec, rows: Any, ran: Collection[str]) -> dict[int, str]:
+    def _fresh_rows(
+        self, spec: SyncSpec, result: Result, rows: Any, ran: Mapping[str, Ran]
+    ) -> dict[int, str]:
         """Which rows were not handed over yet, by place, and the action key of each.
 
         Who joins an audience is handed over once for each signal: whether the audience has them
@@ -295,7 +302,7 @@ class Lane:
             joining = {
                 key_of(spec, customer, trigger): customer
                 for signal in self.project.signals_of(spec.model)
-                for customer, trigger in self.window.signals_of(signal)
+                for customer, trigger in result.signals_of(signal)
                 if customer in ran
             }
             members = set(owners)

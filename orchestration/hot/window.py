@@ -1,4 +1,4 @@
-"""The window: a DuckDB in memory that holds whole customers, and runs the models over some of them.
+"""The window: whole customers in memory, and the slices in which the models run over some of them.
 
 It holds the customers whom something touched since the lake was last copied, and those touched
 lately, each with its whole history: that is what makes the full form of every model give the same
@@ -7,38 +7,34 @@ longest untouched first, when there are too many rows.
 
 Ids and customers are handled as 63-bit hashes of their names; a group is a set of ids that one
 slice must hold together: a customer or, until its models have run, what new events have joined.
+Groups share nothing that a model reads, so several slices run side by side.
 """
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import datetime
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any
 
-from ingestion import raw_tables
 from ingestion.record_tables import split
 from ingestion.repeats import KnownMessages, keys_of
-from orchestration.hot.history import HASH, History, Snapshot
-from orchestration.hot.plans import Plans
-from orchestration.hot.project import (
-    EDGES,
-    FACTS,
-    IDENTITY,
-    MENTIONS,
-    SPLITS,
-    STAGING,
-    WAITING,
-    Project,
-)
+from orchestration.hot.history import History, Snapshot
+from orchestration.hot.project import EDGES, FACTS, MENTIONS, SPLITS, STAGING, Project
+from orchestration.hot.slices import SCHEMA, Slice
 from orchestration.hot.store import Store
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-#: Schema of the models in the SQL that was compiled for the lane.
-SCHEMA = "hot"
+#: Slices for what runs at each event, one for each core up to so many.
+MAX_SLICES = 4
+GROUPS_A_SLICE = 40  # for whom a slice of their own is worth its fixed cost
 
 
 @dataclass
@@ -50,7 +46,7 @@ class Touched:
 
 
 class Window:
-    """The database in memory. All methods but `cursor` belong to one thread."""
+    """All methods but `cursor` belong to one thread; `begin` works beside it."""
 
     def __init__(
         self,
@@ -58,30 +54,24 @@ class Window:
         history: History,
         *,
         max_rows: int,
-        memory: str = "2GB",
+        groups_a_slice: int = GROUPS_A_SLICE,
+        memory_mb: int = 2_000,
         known: KnownMessages | None = None,
     ) -> None:
         """`known` tells which messages were loaded before: repeats of these are left out."""
-        import duckdb
-
         self.project = project
         self.max_rows = max_rows
         self.late = 0  # customers that were read from the history
         self._history = history
         self._known = known
-        self._connection = duckdb.connect()
-        self._connection.execute("set timezone = 'UTC'")
-        # A batch is too small to be shared, and the other cores have other work.
-        self._connection.execute("set threads = 1")
-        self._connection.execute(HASH)
-        self._connection.execute(f"set memory_limit = '{memory}'")
-        self._plans = Plans(self._connection)
+        self._count = min(os.cpu_count() or 1, MAX_SLICES)
+        self._groups_a_slice = groups_a_slice
+        self._memory = f"{memory_mb // (self._count + 2)}MB"
         self._staging = project.model(STAGING)
         self._hashed = (
             "select id_hash(id_key) as id_hash, id_hash(event_id) as event_hash,"
             f" {', '.join(self._staging.columns)} from {SCHEMA}.{STAGING} where id_key is not null"
         )
-        self._edge_columns = ", ".join(project.model(EDGES).columns)
         self._groups: dict[int, _Group] = {}  # by number, the longest untouched first
         self._group_of: dict[int, int] = {}  # id → number
         self._by_customer: dict[int, int] = {}  # customer → number
@@ -90,13 +80,20 @@ class Window:
         self._snapshot: Snapshot | None = None
         self._facts = threading.Lock()
         self._with_facts: set[str] = set()
-        self._slice_rows = 0
         self._store: Store
+        self._intake: Slice  # stages events, and has the facts
+        self._slices: list[Slice] = []
+        self._aside: Slice  # for what `begin` was asked for
+        self._pool = ThreadPoolExecutor(self._count + 1, thread_name_prefix="hot slice")
+        self._begun: Future[float] | None = None
         #: Groups that were touched since their models last ran.
         self.pending: dict[int, Touched] = {}
 
     def close(self) -> None:
-        self._connection.close()
+        self._pool.shutdown()
+        if self._snapshot is not None:
+            for one in (self._intake, *self._slices, self._aside):
+                one.close()
 
     @property
     def rows(self) -> int:
@@ -114,8 +111,8 @@ class Window:
         return self._snapshot
 
     def cursor(self) -> DuckDBPyConnection:
-        """A connection of its own, for any thread: `hot` has the models, `facts` the facts."""
-        return self._connection.cursor()
+        """A connection of its own, for any thread, whose schema `facts` has the facts."""
+        return self._intake.cursor()
 
     # Following the lake
 
@@ -125,38 +122,21 @@ class Window:
         if known is None:
             self._create(snapshot)
             self._warm_up()
-        for name, rows in snapshot.copies.items():
-            if known is not None and not rows.equals(known.copies[name]):
-                self._connection.execute(f"delete from {SCHEMA}.{name}")
-                self._insert(f"{SCHEMA}.{name}", rows)
+        changed = [
+            name
+            for name, rows in snapshot.copies.items()
+            if known is not None and not rows.equals(known.copies[name])
+        ]
         self._shared |= set(snapshot.shared["id_hash"].to_pylist())
-        self._take("incoming", snapshot.splits)
-        self._connection.execute(self._keep_splits("from incoming"))
-        self._take("incoming", snapshot.shared_edges)
-        self._connection.execute(
-            f"insert into warm.shared_edges by name select {self._edge_columns} from incoming"
-            " anti join warm.shared_edges using (id_key, other_id_key)"
-        )
-        self._connection.unregister("incoming")
-        self._connection.execute("delete from warm.split_people")
-        self._insert("warm.split_people", snapshot.split_people)
-        # What the list in the project says stands in the lake's answer already.
-        for name in (STAGING, IDENTITY):
-            self._connection.execute(f"delete from {SCHEMA}.{name}")
-        self._connection.execute("delete from warm.written")
-        self._connection.execute(f"insert into warm.written by name from {SCHEMA}.suppressions")
-        self._take("incoming", snapshot.suppressions)
+        self._change(methodcaller("adopt", snapshot, changed))
+        self._intake.take("incoming", snapshot.suppressions)
         with self._facts:
             # What the lake has read since stands in its own list.
-            self._connection.execute("begin")
-            self._connection.execute(
-                "delete from facts.suppressions where log_seq <= ?", [snapshot.position]
-            )
-            self._connection.execute(
-                "insert into facts.suppressions by name select *, -1 as log_seq from incoming"
-            )
-            self._connection.execute("commit")
-        self._connection.unregister("incoming")
+            run = self._intake.execute
+            run("begin")
+            run("delete from facts.suppressions where log_seq <= ?", [snapshot.position])
+            run("insert into facts.suppressions by name select *, -1 as log_seq from incoming")
+            run("commit")
 
     def forget(self) -> None:
         """Let go of all events, of whatever customer: what is read from now on is all there is."""
@@ -167,22 +147,12 @@ class Window:
         self.pending.clear()
 
     def _create(self, snapshot: Snapshot) -> None:
-        run = self._connection.execute
-        for schema in ("raw", SCHEMA, "warm", "facts"):
-            run(f"create schema {schema}")
-        run(f"create table {SCHEMA}.moment (as_of timestamptz)")
-        self._create_from("raw.events", raw_tables.schema("events").empty_table())
-        for name, rows in snapshot.copies.items():
-            self._create_from(f"{SCHEMA}.{name}", rows)
-        for model in self.project.models:
-            if not model.is_copy:
-                kind = "view" if model.is_view else "table"
-                run(f'create {kind} {SCHEMA}."{model.name}" as {model.sql}')
+        self._intake, self._aside, *self._slices = (
+            Slice(self.project, snapshot, memory=self._memory) for _ in range(self._count + 2)
+        )
+        run = self._intake.execute
         self._store = Store(run(f"{self._hashed} limit 0").pl())
-        run("create table warm.chosen (customer_id varchar)")
-        self._create_from("warm.split_people", snapshot.split_people)
-        run(f"create table warm.shared_edges as from {SCHEMA}.{EDGES} limit 0")
-        run(f"create table warm.written as from {SCHEMA}.suppressions limit 0")
+        run("create schema facts")
         for name in FACTS:
             run(f"create table facts.{name} as from {SCHEMA}.{name} limit 0")
         run("alter table facts.suppressions add column log_seq bigint")
@@ -193,6 +163,15 @@ class Window:
         members = self.snapshot.people.members_of(recent[::-1])
         self._fault_in(ids[0] for ids, _ in members if ids)
         self.late = 0
+
+    def _change(self, change: Callable[[Slice], None]) -> None:
+        """Change something in every slice; in one that is at work, when it is done."""
+        for one in (self._intake, *self._slices, self._aside):
+            if one is self._aside and self._begun is not None:
+                one.later(lambda: change(self._aside))
+            else:
+                one.catch_up()
+                change(one)
 
     # Events
 
@@ -206,20 +185,20 @@ class Window:
         """Take in rows of raw.events, an Arrow table."""
 
         def run(statement: str) -> DuckDBPyConnection:
-            return self._plans.run(statement, events.num_rows)
+            return self._intake.run(statement, events.num_rows)
 
         run("delete from raw.events")
-        self._insert("raw.events", events)
+        self._intake.insert("raw.events", events)
         if self._known is not None:
             repeats = self._known.repeats(run(keys_of("raw.events")).pl())
             if repeats:
-                self._connection.execute(
+                self._intake.execute(
                     "delete from raw.events where log_seq in (select unnest($1))", [repeats]
                 )
         run(f"delete from {SCHEMA}.{STAGING}")
         run(f"insert into {SCHEMA}.{STAGING} {self._staging.sql}")
         # An address counts for everybody who has it, at once; whose it was follows with the models.
-        self._suppress("address is not null", events.num_rows)
+        self._suppress(self._intake.suppressed("address is not null", events.num_rows))
         mentions = run(
             "select id_hash(mentions.id_key), max(events.log_seq),"
             " min(epoch(coalesce(events.replayed_at, events.received_at)))"
@@ -229,15 +208,17 @@ class Window:
         links = run(
             f"select id_hash(id_key), id_hash(other_id_key) from ({self.project.model(EDGES).sql})"
         ).fetchall()
-        run(self._keep_splits(self.project.model(SPLITS).sql))
-        splits = run(
-            "select id_hash(splits.id_key), id_hash(splits.other_id_key), events.log_seq,"
-            f" epoch(events.received_at) from {SCHEMA}.{SPLITS} as splits"
-            f" inner join {SCHEMA}.{STAGING} as events using (event_id)"
-        ).fetchall()
-        for one, other, log_seq, since in splits:
-            mentions += [(one, log_seq, since), (other, log_seq, since)]
-            links.append((one, other))  # whoever parts, or comes together again, is run together
+        splits = run(self.project.model(SPLITS).sql).to_arrow_table()
+        if splits.num_rows:
+            self._change(methodcaller("keep_splits", splits))
+            for one, other, log_seq, since in run(
+                "select id_hash(splits.id_key), id_hash(splits.other_id_key), events.log_seq,"
+                f" epoch(events.received_at) from {SCHEMA}.{SPLITS} as splits"
+                f" inner join {SCHEMA}.{STAGING} as events using (event_id)"
+            ).fetchall():
+                mentions += [(one, log_seq, since), (other, log_seq, since)]
+                # Whoever parts, or comes together again, is run together.
+                links.append((one, other))
         self._fault_in(id_hash for id_hash, *_ in mentions)
         self._store.add(run(self._hashed).pl())
         for weaker, stronger in links:
@@ -247,13 +228,6 @@ class Window:
             group = self._groups[self._group_of[id_hash]]
             group.newest = max(group.newest, log_seq)
             self.touch(group.number, Touched(log_seq, since))
-
-    def _keep_splits(self, rows: str) -> str:
-        """The statement that takes in which ids were split: all are kept, whoever they concern."""
-        return (
-            f"insert into {SCHEMA}.{SPLITS} by name select * from ({rows})"
-            f" anti join {SCHEMA}.{SPLITS} using (event_id)"
-        )
 
     def groups(self) -> list[int]:
         """The numbers of all groups that are held."""
@@ -292,117 +266,100 @@ class Window:
         marks: Mapping[int, Touched],
         as_of: datetime,
         only: Collection[str] | None = None,
-    ) -> dict[str, Ran]:
+    ) -> Result:
         """Run the models, or `only` some, over these groups, as of a moment.
 
-        The models' relations hold the result until the next call. Returns the customers, by id.
+        The result holds until the next call.
         """
+        chosen = self._chosen(marks)
+        parts = max(min(len(chosen) // self._groups_a_slice, len(self._slices)), 1)
+        slices = self._slices[:parts]
+        self._together(
+            lambda place: slices[place].evaluate(self._events(chosen[place::parts]), as_of, only),
+            parts,
+        )
+        return self._conclude(slices, chosen, marks)
 
-        chosen = [self._groups[number] for number in marks if number in self._groups]
-        ids = [id_hash for group in chosen for id_hash in group.ids]
+    def begin(
+        self, marks: Mapping[int, Touched], as_of: datetime, only: Collection[str] | None = None
+    ) -> Callable[[], Result | None]:
+        """Run the models beside all that is called meanwhile; what is given says when it is done.
+
+        Of groups that were touched or run meanwhile the result knows nothing: it would be old.
+        """
+        chosen = self._chosen(marks)
+        before = {group.number: (group.runs, frozenset(group.ids)) for group in chosen}
+        events = self._events(chosen)
+
+        def work() -> float:
+            began = time.monotonic()
+            self._aside.evaluate(events, as_of, only)
+            return time.monotonic() - began
+
+        begun = self._begun = self._pool.submit(work)
+
+        def finish() -> Result | None:
+            if not begun.done():
+                return None
+            self._begun = None
+            seconds = begun.result()
+            still = [
+                group
+                for group in self._chosen(marks)
+                if group.number not in self.pending
+                and (group.runs, frozenset(group.ids)) == before[group.number]
+            ]
+            result = self._conclude([self._aside], still, marks)
+            result.seconds = seconds
+            return result
+
+        return finish
+
+    def _chosen(self, marks: Mapping[int, Touched]) -> list[_Group]:
+        return [self._groups[number] for number in marks if number in self._groups]
+
+    def _events(self, groups: Iterable[_Group]) -> Any:
+        found = self._store.of(id_hash for group in groups for id_hash in group.ids)
+        return found.drop("id_hash", "event_hash")
+
+    def _together(self, work: Callable[[int], None], parts: int) -> None:
+        """Do all parts at once, and wait."""
+        others = [self._pool.submit(work, place) for place in range(1, parts)]
+        try:
+            work(0)
+        finally:
+            wait(others)
+        for other in others:
+            other.result()
+
+    def _conclude(
+        self, slices: list[Slice], chosen: list[_Group], marks: Mapping[int, Touched]
+    ) -> Result:
         touched = {id_hash: marks[group.number] for group in chosen for id_hash in group.ids}
-        self._connection.execute(f"delete from {SCHEMA}.moment")
-        self._connection.execute(f"insert into {SCHEMA}.moment values (?)", [as_of])
-        events = self._store.of(ids).drop("id_hash", "event_hash")
-        self._slice_rows = events.height
-        self._run(f"delete from {SCHEMA}.{STAGING}")
-        self._insert(f"{SCHEMA}.{STAGING}", events)
-        self._run_models(only)
-        ran = self._regroup(chosen, touched)
-        self._refresh_facts(ran)
-        return ran
+        ran = self._regroup(slices, chosen, touched)
+        result = Result(slices, ran, self._together)
+        self._write_facts(result, self._with_facts & ran.keys())
+        for one in slices:
+            self._suppress(one.suppressed("customer_id is not null"))
+        return result
 
-    def narrow(self, customers: Collection[str], only: Collection[str]) -> None:
-        """Run more models over some customers of the last slice, by id.
-
-        What relations say of the slice's other customers after that does not count.
-        """
-        import pyarrow as pa
-
-        self._connection.execute("delete from warm.chosen")
-        self._insert("warm.chosen", pa.table({"customer_id": list(customers)}))
-        kept = self._run(f"select count(distinct customer_id) from {SCHEMA}.{IDENTITY}")
-        self._slice_rows = self._slice_rows * len(customers) // max(_number(kept), 1)
-        # The models take their customers from the map.
-        self._run(
-            f"delete from {SCHEMA}.{IDENTITY}"
-            " where not is_shared and customer_id not in (from warm.chosen)"
-        )
-        self._run(
-            f"delete from {SCHEMA}.{EDGES} where id_key not in (select id_key from"
-            f" {SCHEMA}.{IDENTITY})"
-        )
-        self._run_models(only)
-
-    def _run_models(self, only: Collection[str] | None) -> None:
-        for model in self.project.models:
-            if model.is_copy or model.is_view or model.name in (STAGING, SPLITS):
-                continue
-            if only is not None and model.name not in only:
-                continue
-            self._run(f'delete from {SCHEMA}."{model.name}"')
-            if model.name == EDGES:
-                self._run(f"insert into {SCHEMA}.{EDGES} by name {self._edges(model.sql)}")
-            else:
-                self._run(f'insert into {SCHEMA}."{model.name}" {model.sql}')
-
-    def _run(self, statement: str) -> DuckDBPyConnection:
-        """Run a statement over what the last slice has made."""
-        return self._plans.run(statement, self._slice_rows)
-
-    def rows_of(self, model: str) -> Any:
-        """What a model says of the last slice, an Arrow table."""
-        return self._run(f'from {SCHEMA}."{model}"').to_arrow_table()
-
-    def signals_of(self, model: str) -> list[tuple[str, str]]:
-        """What a signal says of the last slice and is not expired: customer_id and trigger_id."""
-        return self._run(
-            f'select customer_id, trigger_id from {SCHEMA}."{model}", {SCHEMA}.moment'
-            " where expires_at > moment.as_of"
-        ).fetchall()
-
-    def waiting(self) -> list[tuple[int, datetime]]:
-        """What waits for time to pass in the last slice: customer (by hash) and when it is due."""
-        if not self.project.has(WAITING):
-            return []
-        return self._run(f"select id_hash(customer_id), due_at from {SCHEMA}.{WAITING}").fetchall()
-
-    def _edges(self, sql: str) -> str:
-        """The edges of the slice, and of ids that are shared or split those with others."""
-        return f"""
-            with own as ({sql})
-            select {self._edge_columns} from own
-            union all
-            select {self._edge_columns} from warm.shared_edges
-            semi join own using (id_key)
-            anti join own using (id_key, other_id_key)
-        """
-
-    def _regroup(self, chosen: list[_Group], touched: Mapping[int, Touched]) -> dict[str, Ran]:
+    def _regroup(
+        self, slices: list[Slice], chosen: list[_Group], touched: Mapping[int, Touched]
+    ) -> dict[str, Ran]:
         """Customers are now what the models say."""
-        run = self._run
         found: dict[int, list[int]] = {}
         names: dict[int, str] = {}
-        hold_edges = bool(_number(run(f"select count(*) from {SCHEMA}.{SPLITS}")))
-        for id_hash, customer, name, is_shared in run(
-            "select id_hash(id_key), id_hash(customer_id), customer_id, is_shared"
-            f" from {SCHEMA}.{IDENTITY}"
-        ).fetchall():
-            if id_hash in touched:
-                found.setdefault(customer, []).append(id_hash)
-                names[customer] = name
-            if is_shared and id_hash not in self._shared:
-                self._shared.add(id_hash)
-                hold_edges = True
-        if hold_edges:
-            run(
-                f"insert into warm.shared_edges by name select {self._edge_columns}"
-                f" from {SCHEMA}.{EDGES} semi join ("
-                f"select id_key from {SCHEMA}.{IDENTITY} where is_shared"
-                f" union all select unnest([id_key, other_id_key]) from {SCHEMA}.{SPLITS}"
-                ") using (id_key)"
-                " anti join warm.shared_edges using (id_key, other_id_key)"
-            )
+        for one in slices:
+            keep_edges = one.has_splits()
+            for id_hash, customer, name, is_shared in one.members():
+                if id_hash in touched:
+                    found.setdefault(customer, []).append(id_hash)
+                    names[customer] = name
+                if is_shared and id_hash not in self._shared:
+                    self._shared.add(id_hash)
+                    keep_edges = True
+            if keep_edges:
+                self._change(methodcaller("keep_edges", one.edges_to_keep()))
         newest = max((group.newest for group in chosen), default=-1)
         whole = {frozenset(group.ids): group for group in chosen}
         ran: dict[str, Ran] = {}
@@ -412,24 +369,25 @@ class Window:
                 group = self._new_group(set(members), newest)
             else:
                 self._groups[group.number] = self._groups.pop(group.number)
+            group.runs += 1
             if group.customer != customer:
                 self._by_customer.pop(group.customer or 0, None)
                 group.customer = customer
             self._by_customer[customer] = group.number
-            marks = [touched[member] for member in members]
+            since = [touched[member] for member in members]
             ran[names[customer]] = Ran(
                 group.number,
-                Touched(max(m.log_seq for m in marks), min(m.since for m in marks)),
+                Touched(max(m.log_seq for m in since), min(m.since for m in since)),
             )
         return ran
 
     # What policies ask
 
-    def keep_facts(self, customers: Iterable[str]) -> None:
-        """Keep the facts of these customers of the last slice, and keep them up to date."""
+    def keep_facts(self, result: Result, customers: Iterable[str]) -> None:
+        """Keep what policies ask of these customers, and keep it up to date."""
         new = set(customers) - self._with_facts
         self._with_facts |= new
-        self._write_facts(new)
+        self._write_facts(result, new)
 
     def forget_facts(self) -> None:
         """Nothing waits to be sent: whose facts are kept need not be known any more."""
@@ -437,64 +395,28 @@ class Window:
         with self._facts:
             for name in FACTS:
                 if name != "suppressions":
-                    self._connection.execute(f"delete from facts.{name}")
+                    self._intake.execute(f"delete from facts.{name}")
 
-    def _refresh_facts(self, customers: Iterable[str]) -> None:
-        """Of the customers of this slice whose facts are kept; and who is on the list by name."""
-        self._write_facts(self._with_facts & set(customers))
-        self._suppress("customer_id is not null", self._slice_rows)
-
-    def _write_facts(self, customers: set[str]) -> None:
+    def _write_facts(self, result: Result, customers: set[str]) -> None:
         if not customers:
             return
-        import pyarrow as pa
-
-        run = self._connection.execute
-        self._take("asked", pa.table({"customer_id": list(customers)}))
+        facts = result.rows_about(customers, [name for name in FACTS if name != "suppressions"])
+        run = self._intake.execute
         with self._facts:
             run("begin")
-            for name in FACTS:
-                if name != "suppressions":
-                    run(f"delete from facts.{name} where customer_id in (from asked)")
-                    run(
-                        f"insert into facts.{name} by name"
-                        f" from {SCHEMA}.{name} semi join asked using (customer_id)"
-                    )
+            for name, rows in facts.items():
+                run(
+                    f"delete from facts.{name} where customer_id in (select unnest(?))",
+                    [list(customers)],
+                )
+                self._intake.insert(f"facts.{name}", rows)
             run("commit")
-        self._connection.unregister("asked")
 
-    def _suppress(self, condition: str, rows: int) -> None:
-        """Put what the present slice says on the suppression list, with how far it has read."""
-        with self._facts:
-            self._plans.run(
-                "insert into facts.suppressions by name"
-                " with reached as ("
-                f"select coalesce(max(log_seq), 0) as log_seq from {SCHEMA}.{STAGING})"
-                f" select * from {SCHEMA}.suppressions, reached where {condition}"
-                " except select * from warm.written, reached",
-                rows,
-            )
-
-    def people(self) -> tuple[Any, Any]:
-        """identity_map and identity_edges of the slice, for a plan, as Arrow tables.
-
-        Ids of others that share an id with someone in the slice are there under the names that they
-        have alone, and those from whom someone was split under the lake's.
-        """
-        run = self._run
-        people = run(
-            f"select id_key, customer_id, solo_customer_id, is_shared from {SCHEMA}.{IDENTITY}"
-            " union all"
-            f" from warm.split_people anti join {SCHEMA}.{IDENTITY} using (id_key)"
-            " union all"
-            " select distinct other_id_key, 'cus_' || substr(md5(other_id_key), 1, 16),"
-            " 'cus_' || substr(md5(other_id_key), 1, 16), false"
-            f" from {SCHEMA}.{EDGES}"
-            f" where other_id_key not in (select id_key from {SCHEMA}.{IDENTITY})"
-            " and other_id_key not in (select id_key from warm.split_people)"
-        ).to_arrow_table()
-        edges = run(f"select id_key, other_id_key from {SCHEMA}.{EDGES}").to_arrow_table()
-        return people, edges
+    def _suppress(self, rows: Any) -> None:
+        """Put more on the suppression list."""
+        if rows.num_rows:
+            with self._facts:
+                self._intake.insert("facts.suppressions", rows)
 
     # Groups
 
@@ -576,25 +498,6 @@ class Window:
             found = self._history.events_of(stored)
             self._store.add(found.filter(found["id_hash"].is_in(fresh)))
 
-    def _create_from(self, relation: str, rows: Any) -> None:
-        self._take("incoming", rows)
-        self._connection.execute(f"create table {relation} as from incoming")
-        self._connection.unregister("incoming")
-
-    def _insert(self, relation: str, rows: Any) -> None:
-        self._take("incoming", rows)
-        self._connection.execute(f"insert into {relation} by name from incoming")
-        self._connection.unregister("incoming")
-
-    def _take(self, name: str, rows: Any) -> None:
-        self._connection.register(name, rows)
-
-
-def _number(result: DuckDBPyConnection) -> int:
-    """The one number of a result: how many rows a statement has changed."""
-    row = result.fetchone()
-    return int(row[0]) if row and row[0] is not None else 0
-
 
 @dataclass(frozen=True)
 class Ran:
@@ -604,9 +507,64 @@ class Ran:
     touched: Touched
 
 
+class Result:
+    """What the models say of some customers, `ran` by id; `seconds` is what `begin` took."""
+
+    seconds = 0.0
+
+    def __init__(
+        self,
+        slices: list[Slice],
+        ran: dict[str, Ran],
+        together: Callable[[Callable[[int], None], int], None],
+    ) -> None:
+        self.ran = ran
+        self._slices = slices
+        self._together = together
+
+    def narrow(self, customers: Collection[str], only: Collection[str]) -> None:
+        """Run more models over some of the customers, by id.
+
+        What is said of others after that does not count.
+        """
+        self._slices = [one for one in self._slices if one.narrow(customers)]
+        self._together(lambda place: self._slices[place].run_models(only), len(self._slices))
+
+    def rows_of(self, model: str) -> Any:
+        """What a model says, an Arrow table."""
+        import pyarrow as pa
+
+        return pa.concat_tables(one.rows_of(model) for one in self._slices)
+
+    def rows_about(self, customers: Collection[str], models: Iterable[str]) -> dict[str, Any]:
+        """What models say of some customers, Arrow tables by model."""
+        import pyarrow as pa
+
+        found = [one.rows_about(customers, models) for one in self._slices]
+        return {model: pa.concat_tables(one[model] for one in found) for model in found[0]}
+
+    def signals_of(self, model: str) -> list[tuple[str, str]]:
+        """What a signal says and is not expired: customer_id and trigger_id."""
+        return [row for one in self._slices for row in one.signals_of(model)]
+
+    def waiting(self) -> list[tuple[int, datetime]]:
+        """What waits for time to pass: customer (by hash) and when it is due."""
+        return [row for one in self._slices for row in one.waiting()]
+
+    def people(self) -> tuple[Any, Any]:
+        """identity_map and identity_edges for a plan, as Arrow tables; see `Slice.people`."""
+        import pyarrow as pa
+
+        return (
+            pa.concat_tables(one.people() for one in self._slices),
+            pa.concat_tables(one.edges() for one in self._slices),
+        )
+
+
 @dataclass
 class _Group:
     number: int
     ids: set[int]
     newest: int  # log_seq of its newest event that the lane has read
     customer: int | None = None
+    runs: int = 0  # how often its models ran

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timedelta
+from hashlib import md5
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +27,7 @@ from orchestration.hot import project as projects
 from orchestration.hot.history import HASH, History
 from orchestration.hot.lane import Lane
 from orchestration.hot.project import Project
-from orchestration.hot.window import Touched, Window
+from orchestration.hot.window import Result, Touched, Window
 from orchestration.settings import Settings
 
 STEADY = ["--exclude", "config.materialized:view", "tag:daily", "tag:after_sync"]
@@ -56,10 +59,18 @@ class Hot:
         )
         self._snapshot = self.history.follow()
         self.window = self.fresh()
+        self.result: Result
 
     def fresh(self) -> Window:
         """Another window on the lake as it was copied last."""
-        window = Window(self.project, self.history, max_rows=self._max_rows, known=self._known)
+        # Few groups a slice: the models run in several at once.
+        window = Window(
+            self.project,
+            self.history,
+            max_rows=self._max_rows,
+            groups_a_slice=2,
+            known=self._known,
+        )
         window.adopt(self._snapshot)
         return window
 
@@ -88,31 +99,31 @@ class Hot:
 
     def actions(self, as_of: datetime) -> tuple[set[tuple[str, ...]], set[str]]:
         """What the touched customers are to be sent, and who they are."""
-        ran = self.window.evaluate(self.window.take(), as_of)
-        return self.rows(self.project.syncs), set(ran)
+        self.result = self.window.evaluate(self.window.take(), as_of)
+        return self.rows(self.project.syncs), set(self.result.ran)
 
     def actions_in_two_steps(self, asked: set[str], as_of: datetime) -> set[tuple[str, ...]]:
         """What some customers are to be sent, as the lane runs that: what is slow for them only."""
         marks = dict.fromkeys(self.window.groups(), Touched(0, 0.0))
-        self.window.evaluate(marks, as_of, self.project.quick_models)
+        self.result = self.window.evaluate(marks, as_of, self.project.quick_models)
         slow = self.project.needs(*self.project.syncs) - self.project.quick_models
-        self.window.narrow(asked, slow)
+        self.result.narrow(asked, slow)
         return {row for row in self.rows(self.project.syncs) if row[1] in asked}
 
     def run(self, window: Window, as_of: datetime) -> None:
-        window.evaluate(window.take(), as_of)
+        self.result = window.evaluate(window.take(), as_of)
 
     def everybody(self, window: Window, as_of: datetime) -> None:
         """Run the models over all that the window holds."""
-        window.evaluate(dict.fromkeys(window.groups(), Touched(0, 0.0)), as_of)
+        marks = dict.fromkeys(window.groups(), Touched(0, 0.0))
+        self.result = window.evaluate(marks, as_of)
 
-    def rows(self, models: tuple[str, ...], window: Window | None = None) -> set[tuple[str, ...]]:
+    def rows(self, models: tuple[str, ...]) -> set[tuple[str, ...]]:
+        """What the last run says."""
         found: set[tuple[str, ...]] = set()
         for model in models:
-            query = f"select customer_id, {what(self.project, model)} from hot.{model}"
-            found |= {
-                (model, *row) for row in (window or self.window).cursor().execute(query).fetchall()
-            }
+            rows = self.result.rows_of(model).select(["customer_id", what(self.project, model)])
+            found |= {(model, *row.values()) for row in rows.to_pylist()}
         return found
 
     def close(self) -> None:
@@ -181,7 +192,12 @@ def assert_same_rows(hot: Hot, warehouse: Warehouse, model: str, touched: set[st
     touched = touched - {name for (name,) in warehouse.query(alone)}
     columns = ", ".join(f"cast({name} as varchar)" for name in sorted(warehouse.columns(model)))
     query = f"select customer_id, {columns} from {{}}.{model} order by all"
-    ours = hot.window.cursor().execute(query.format("hot")).fetchall()
+    with duckdb.connect() as shown:
+        shown.execute("set timezone = 'UTC'")
+        shown.execute("create schema hot")
+        shown.register("ours", hot.result.rows_of(model))
+        shown.execute(f"create table hot.{model} as from ours")
+        ours = shown.execute(query.format("hot")).fetchall()
     theirs = warehouse.query(query.format("main"))
     assert [row for row in ours if row[0] in touched] == [
         row for row in theirs if row[0] in touched
@@ -217,7 +233,7 @@ def test_batches_in_any_order_end_as_one_batch_in_order(
         log = [message for batch in arrivals(seed, messages, batches) for message in batch]
         empty.take(log, 0, window)
         empty.run(window, NOW)
-        expected = empty.rows(models, window)
+        expected = empty.rows(models)
     with closing(empty.fresh()) as window:
         first = 0
         for batch in arrivals(seed, messages, batches):
@@ -225,7 +241,7 @@ def test_batches_in_any_order_end_as_one_batch_in_order(
             empty.run(window, NOW)
             first += len(batch)
         empty.everybody(window, NOW)
-        assert empty.rows(models, window) == expected
+        assert empty.rows(models) == expected
 
 
 def of(user: str, number: int) -> Message:
@@ -239,13 +255,27 @@ def test_a_backlog_is_run_latest_first_and_each_customer_whole(empty: Hot) -> No
             empty.take(log[first : first + 2], first, window)
         ran = []
         while marks := window.take(1):
-            window.evaluate(marks, NOW)
-            ran.append(
-                window.cursor()
-                .execute("select id_key, count(*) from hot.customer_timeline group by 1")
-                .fetchall()
-            )
-        assert ran == [[("user:a", 3)], [("user:b", 2)], [("user:c", 1)]]
+            rows = window.evaluate(marks, NOW).rows_of("customer_timeline")
+            ran.append(rows["id_key"].to_pylist())
+        assert ran == [["user:a"] * 3, ["user:b"] * 2, ["user:c"]]
+
+
+def test_what_runs_aside_says_nothing_of_who_was_touched_meanwhile(empty: Hot) -> None:
+    with closing(empty.fresh()) as window:
+        empty.take([of(name, 1) for name in "abc"], 0, window)
+        empty.run(window, NOW)
+        expected = empty.result.ran.keys() - {"cus_" + md5(b"user:b").hexdigest()[:16]}
+        finish = window.begin(dict.fromkeys(window.groups(), Touched(0, 0.0)), NOW)
+        empty.take([of("b", 2)], 3, window)
+        while (result := finish()) is None:
+            time.sleep(0.01)
+        assert result.ran.keys() == expected
+        rows = result.rows_of("customer_timeline")["customer_id"].to_pylist()
+        assert rows.count(min(expected)) == 1
+        # The copies that it has follow, too.
+        window.adopt(replace(window.snapshot, position=4))
+        empty.everybody(window, NOW)
+        assert len(empty.result.ran) == 3
 
 
 def test_what_the_lake_has_not_read_stays_and_more_waits_outside(
@@ -267,8 +297,8 @@ def test_what_the_lake_has_not_read_stays_and_more_waits_outside(
         assert window.has_room()
         assert window.rows <= 10
         empty.everybody(window, NOW)
-        held = window.cursor().execute("select id_key from hot.customer_timeline").fetchall()
-        assert {f"user:u{number}" for number in range(20, 25)} <= {name for (name,) in held}
+        held = empty.result.rows_of("customer_timeline")["id_key"].to_pylist()
+        assert {f"user:u{number}" for number in range(20, 25)} <= set(held)
 
 
 def test_a_message_id_that_comes_again_under_another_customer_is_no_event(
@@ -303,8 +333,8 @@ def test_a_message_id_that_comes_again_under_another_customer_is_no_event(
         assert len(touched) == 3
         for model in ("customers", "customer_timeline"):
             assert_same_rows(hot, warehouse, model, touched)
-        counts = "select count(*) from hot.customer_timeline group by id_key order by id_key"
-        assert hot.window.cursor().execute(counts).fetchall() == [(3,), (1,), (3,)]
+        events = Counter(hot.result.rows_of("customer_timeline")["id_key"].to_pylist())
+        assert events == {"user:bob": 3, "user:carl": 1, "user:dora": 3}
     finally:
         hot.close()
 
@@ -355,6 +385,5 @@ def timeline_of(hot: Hot, user: str) -> int:
     hashed = connection.execute(f"select id_hash({name})", [user]).fetchall()[0][0]
     number = hot.window.group_of_customer(hashed)
     assert number is not None
-    hot.window.evaluate({number: Touched(0, 0.0)}, NOW)
-    ((count,),) = connection.execute("select count(*) from hot.customer_timeline").fetchall()
-    return int(count)
+    result = hot.window.evaluate({number: Touched(0, 0.0)}, NOW)
+    return int(result.rows_of("customer_timeline").num_rows)

@@ -185,7 +185,9 @@ def plan_sync(
             raise PlanError(f"{spec.model} cannot be read: {kind}: {hint}") from None
         _check_unique(cursor, spec)
         counts = _counts(cursor)
-        ((total,),) = cursor.execute("select count(*) filter (in_model) from signalbox_plan").fetchall()
+        total = cursor.execute("select count(*) from signalbox_plan where in_model").fetchall()[0][
+            0
+        ]
     except BaseException:
         cursor.close()
         raise

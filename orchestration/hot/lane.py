@@ -32,8 +32,9 @@ CHUNK = 2_000  # records staged at a time
 CATCH_UP = 20_000  # records behind from which on nothing is run for so many seconds
 CATCH_UP_SECONDS = 30.0
 MAX_GROUPS = 1_000  # customers run at a time
-SLOW_SECONDS = 0.1  # what the models with a row for each day may take at a time, about
-SLOW_PAUSE = 2.0  # seconds between, so that many are run at once; a backlog waits less
+SLOW_SECONDS = 0.2  # what the models with a row for each day may take at a time, about
+SLOW_PAUSE = 2.0  # seconds between, so that many are run at once
+QUIET_SECONDS = 1.0  # without an event, after which a backlog of these is worked off at once
 POLL_SECONDS = 0.005
 BROKER_POLL_SECONDS = 0.05
 FOLLOW_SECONDS = 30.0
@@ -76,7 +77,7 @@ class Lane:
         # Touched, and not yet run through the models that take a row for each day.
         self._slow: dict[int, Touched] = {}
         self._slow_groups = 20
-        self._slow_began = time.monotonic()
+        self._slow_began = self._quick_at = time.monotonic()
         self._finish: Callable[[], Result | None] | None = None
         self._ran_at = time.monotonic()
         self._fresh: Snapshot | None = None
@@ -121,6 +122,7 @@ class Lane:
             missing = str(error).partition("\n")[0]
             raise HotError(f"the models are not built ({missing}); run signalbox build") from None
         self.window.adopt(snapshot)
+        self.window.practise(self._clock(), self.project.quick_models)
         self._stand_at(snapshot)
 
     def _stand_at(self, snapshot: Snapshot) -> None:
@@ -152,8 +154,11 @@ class Lane:
         marks = self.window.take(MAX_GROUPS)
         now = self._clock()
         if marks:
+            if all(sender.idle for sender in self._senders.values()):
+                self.window.forget_facts()
             self._quick(marks, now)
-        return self._work_off(now, is_quiet=not marks) or worked or bool(marks)
+            self._quick_at = time.monotonic()
+        return self._work_off(now) or worked or bool(marks)
 
     def _quick(self, marks: dict[int, Touched], now: datetime) -> None:
         """Run what takes little time; and the rest for whom a message needs it at once."""
@@ -187,7 +192,7 @@ class Lane:
         for spec in wanted:
             self._hand_over(spec, result, {name: result.ran[name] for name in urgent})
 
-    def _work_off(self, now: datetime, *, is_quiet: bool) -> bool:
+    def _work_off(self, now: datetime) -> bool:
         """Run the rest over those touched last, beside the turns; false if nothing was done."""
         if self._finish is not None:
             result = self._finish()
@@ -199,11 +204,12 @@ class Lane:
             # As many the next time as SLOW_SECONDS allow.
             fitting = int(self._slow_groups * SLOW_SECONDS / result.seconds)
             self._slow_groups = max(5, min(fitting, 2 * self._slow_groups, MAX_GROUPS))
-        rested = time.monotonic() - self._slow_began > SLOW_PAUSE
-        backlog = is_quiet and len(self._slow) > self._slow_groups
-        if not self._slow or self.window.pending or self.behind or not (rested or backlog):
+        moment = time.monotonic()
+        rested = moment - self._slow_began > SLOW_PAUSE
+        quiet = moment - self._quick_at > QUIET_SECONDS
+        if not self._slow or self.window.pending or self.behind or not (rested or quiet):
             return False
-        self._slow_began = time.monotonic()
+        self._slow_began = moment
         latest = heapq.nlargest(
             self._slow_groups, self._slow, key=lambda number: self._slow[number].log_seq
         )
@@ -333,7 +339,5 @@ class Lane:
                 log.info("the models were built anew; the lane stands at log_seq %s", self.position)
             self.window.adopt(fresh)
             self.window.evict()
-            if all(sender.idle for sender in self._senders.values()):
-                self.window.forget_facts()
             held = set(self.window.groups())
             self._slow = {number: mark for number, mark in self._slow.items() if number in held}

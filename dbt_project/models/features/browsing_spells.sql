@@ -148,12 +148,7 @@ looks as (
             partition by customer_id, session_id
             order by event_number
             rows between unbounded preceding and 1 following
-        ) as purchases_until,
-        min(case when is_purchase then event_at end) over (
-            partition by customer_id
-            order by event_number
-            rows between 1 following and unbounded following
-        ) as bought_at
+        ) as purchases_until
     from events
 ),
 
@@ -166,7 +161,6 @@ timed_looks as (
         event_number,
         looked_until,
         purchases_until,
-        bought_at,
         least({{ seconds_between('event_at', 'looked_until') }}, {{ long_look_seconds }}) as seconds
     from looks
     where category is not null and looked_until is not null
@@ -180,7 +174,6 @@ summed_looks as (
         event_number,
         looked_until,
         purchases_until,
-        bought_at,
         seconds,
         sum(seconds) over (
             partition by customer_id, session_id, category
@@ -197,13 +190,25 @@ long_looks as (
         category,
         event_number,
         looked_until as fired_at,
-        bought_at,
         seconds_so_far
     from summed_looks
     where
         seconds_so_far >= {{ category_seconds }}
         and seconds_so_far - seconds < {{ category_seconds }}
         and purchases_until = 0
+),
+
+bought_after as (
+    select
+        long_looks.customer_id,
+        long_looks.session_id,
+        long_looks.category,
+        min(purchases.event_at) as bought_at
+    from long_looks
+    inner join events as purchases
+        on long_looks.customer_id = purchases.customer_id and long_looks.event_number < purchases.event_number
+    where purchases.is_purchase
+    group by long_looks.customer_id, long_looks.session_id, long_looks.category
 ),
 
 products_in_view as (
@@ -238,7 +243,7 @@ category_spells as (
         long_looks.category,
         coalesce(products_in_view.views, 0) as views,
         long_looks.seconds_so_far as seconds,
-        long_looks.bought_at,
+        bought_after.bought_at,
         products_in_view.properties
     from long_looks
     left join products_in_view
@@ -247,6 +252,11 @@ category_spells as (
             and long_looks.session_id = products_in_view.session_id
             and long_looks.category = products_in_view.category
             and products_in_view.place = 1
+    left join bought_after
+        on
+            long_looks.customer_id = bought_after.customer_id
+            and long_looks.session_id = bought_after.session_id
+            and long_looks.category = bought_after.category
 ),
 
 spells as (

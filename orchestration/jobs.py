@@ -91,7 +91,7 @@ def maintain_lake(context: OpExecutionContext) -> None:
     with lake.writer(
         settings, f"maintenance {context.run_id[:8]}", wait_seconds=600, on_wait=context.log.info
     ):
-        report = lake.maintain(settings)
+        report = lake.maintain(settings, models.layouts(settings))
     context.add_output_metadata(report)
 
 

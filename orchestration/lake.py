@@ -11,7 +11,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,9 @@ CATALOG = "lake"
 SCHEMA = "main"
 # DuckDB's connections to a memory of this name are to one, within a process; dbt's profile has it.
 SHARED = ":memory:signalbox"
+# Of each file of the models. Rows that are looked up by customer lie by customer, and nothing but
+# the bounds is read of a row group that holds none of those asked for.
+ROW_GROUP_ROWS = 8_192
 WRITER_LOCK = 0x5167_6E61  # any fixed number; it names the lock within the catalog database
 
 
@@ -191,6 +194,21 @@ def writer(
                 _session = None
 
 
+def ensure_layout(settings: Settings) -> None:
+    """Have the models written in small row groups: a few customers are found in few rows."""
+    with connect(settings, read_only=False) as connection:
+        set_already = connection.execute(
+            "select 1 from ducklake_options($catalog) where option_name = 'parquet_row_group_size'"
+            " and value = $rows",
+            {"catalog": CATALOG, "rows": str(ROW_GROUP_ROWS)},
+        ).fetchone()
+        if set_already is None:
+            connection.execute(
+                f"call {CATALOG}.set_option('parquet_row_group_size', {ROW_GROUP_ROWS},"
+                f" schema => '{SCHEMA}')"
+            )
+
+
 def columns(connection: DuckDBPyConnection) -> dict[str, set[str]]:
     """The columns of each table and view of the production schema."""
     found: dict[str, set[str]] = {}
@@ -203,11 +221,16 @@ def columns(connection: DuckDBPyConnection) -> dict[str, set[str]]:
     return found
 
 
-def maintain(settings: Settings) -> dict[str, int]:
+def maintain(settings: Settings, layouts: Mapping[str, Sequence[str]]) -> dict[str, int]:
     """Merge small files, drop snapshots older than a week, remove files nobody can read any more.
 
     The caller holds the writer lock. Files that were dropped are kept for a day: a reader may
     still be on its way through them.
+
+    Args:
+        settings: which lake.
+        layouts: by table of the production schema, the columns in whose order merged files are to
+            be written.
 
     Returns:
         Files merged away, snapshots dropped, files removed.
@@ -218,6 +241,8 @@ def maintain(settings: Settings) -> dict[str, int]:
             arguments = ", ".join([f"'{CATALOG}'", *options])
             return len(connection.execute(f"call ducklake_{function}({arguments})").fetchall())
 
+        for table, order in layouts.items():
+            _lay_out(connection, table, order)
         # Rows that were replaced stand in the files until those are rewritten.
         rewritten = count("rewrite_data_files", "delete_threshold => 0.3")
         merged = count("merge_adjacent_files")
@@ -229,6 +254,23 @@ def maintain(settings: Settings) -> dict[str, int]:
         "snapshots_expired": expired,
         "files_removed": removed,
     }
+
+
+def _lay_out(connection: DuckDBPyConnection, table: str, order: Sequence[str]) -> None:
+    """Tell the lake the order of a table's rows, if the table is there and has been told none."""
+    catalog = f"__ducklake_metadata_{CATALOG}"
+    row = connection.execute(
+        f"select count(sorts.sort_id) from {catalog}.ducklake_table as tables"
+        f" join {catalog}.ducklake_schema as schemas using (schema_id)"
+        f" left join {catalog}.ducklake_sort_info as sorts"
+        " on sorts.table_id = tables.table_id and sorts.end_snapshot is null"
+        " where tables.table_name = $table and schemas.schema_name = $schema"
+        " and tables.end_snapshot is null having count(*) > 0",
+        {"table": table, "schema": SCHEMA},
+    ).fetchone()
+    if row == (0,):
+        columns = ", ".join(order)
+        connection.execute(f"alter table {CATALOG}.{SCHEMA}.{table} set sorted by ({columns})")
 
 
 def is_writer() -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from orchestration import ingest, postgres
+from orchestration import ingest, lake, postgres
 from orchestration.settings import Settings
 
 _ensured: set[Path] = set()
@@ -17,5 +17,6 @@ def ensure(settings: Settings) -> None:
     from syncs.ledger import Ledger
 
     ingest.loader(settings).ensure_tables()
+    lake.ensure_layout(settings)
     Ledger(postgres.start(settings).ledger).ensure()
     _ensured.add(settings.home)

@@ -1,7 +1,8 @@
 {# A timeline as it follows from who is who: the common table expressions from one named `ids` (id_key, customer_id) on,
    and the select that ends them. customer_timeline is one, timeline_as_of another.
-   `known` is a condition on `events` (stg_events) that says which of them count; all, if left out. #}
-{% macro timeline_of_ids(known=none) -%}
+   `known` is a condition on `events` (stg_events) that says which of them count; all, if left out.
+   `kept` names a relation of further events, as they came out of an earlier build. #}
+{% macro timeline_of_ids(known=none, kept=none) -%}
 catalog as (
     select
         event,
@@ -10,7 +11,7 @@ catalog as (
     from {{ ref('event_catalog') }}
 ),
 
-events as (
+staged_events as (
     select
         ids.customer_id,
         events.event_id,
@@ -46,6 +47,29 @@ events as (
     {%- if known %}
     where {{ known }}
     {%- endif %}
+),
+
+events as (
+    {% for part in ['staged_events', kept] if part %}
+        {{ 'union all' if not loop.first }}
+        select
+            customer_id,
+            event_id,
+            log_seq,
+            id_key,
+            source,
+            type,
+            event,
+            event_at,
+            event_date,
+            received_at,
+            page_path,
+            properties,
+            channel,
+            device,
+            is_activity
+        from {{ part }}
+    {% endfor %}
 ),
 
 in_order as (

@@ -88,6 +88,15 @@ def outdated(settings: Settings, columns: Mapping[str, Collection[str]]) -> list
     ]
 
 
+def layouts(settings: Settings) -> dict[str, list[str]]:
+    """The columns in whose order the rows of a table are to lie, of those that say so."""
+    return {
+        node["name"]: node["config"]["meta"]["laid_out_by"]
+        for node in dbt.manifest(settings)["nodes"].values()
+        if "laid_out_by" in node["config"].get("meta", {})
+    }
+
+
 def build(
     args: Sequence[str], settings: Settings, *, as_of: datetime | None = None
 ) -> Iterator[dict[str, Any]]:

@@ -91,13 +91,39 @@ def test_maintenance_keeps_the_rows(settings: Settings) -> None:
             connection.execute("insert into kept values (?)", [number])
         connection.execute("delete from kept where n % 2 = 0")
     with lake.writer(settings, "test"):
-        report = lake.maintain(settings)
+        report = lake.maintain(settings, {})
     with lake.connect(settings) as connection:
         rows = connection.execute("select n from kept order by n").fetchall()
     assert rows == [(number,) for number in range(1, 20, 2)]
     assert set(report) == {
         "tables_rewritten", "tables_merged", "snapshots_expired", "files_removed"
     }  # fmt: skip
+
+
+def test_models_lie_in_small_parts_by_the_columns_they_are_looked_up_by(settings: Settings) -> None:
+    warehouse.ensure(settings)
+    rows = lake.ROW_GROUP_ROWS
+    with lake.connect(settings, read_only=False) as connection:
+        connection.execute("create or replace table visits (customer int, visit int)")
+        for number in range(3):
+            connection.execute(
+                f"insert into visits select hash(n) % 100, {number} from range({rows}) as t (n)"
+            )
+    with lake.writer(settings, "test"):
+        for _ in range(2):
+            lake.maintain(settings, {"visits": ["customer", "visit"], "not_built_yet": ["id"]})
+    with lake.connect(settings) as connection:
+        files = connection.execute(
+            "select data_file from ducklake_list_files('lake', 'visits')"
+        ).fetchall()
+        assert len(files) == 1
+        (file,) = files[0]
+        kept = connection.execute(f"select customer, visit from '{file}'").fetchall()
+        groups = connection.execute(
+            f"select count(distinct row_group_id) from parquet_metadata('{file}')"
+        ).fetchone()
+    assert len(kept) == 3 * rows and kept == sorted(kept)
+    assert groups == (3,)
 
 
 REFUSED = [

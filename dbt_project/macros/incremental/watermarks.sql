@@ -60,6 +60,13 @@
     )
 {%- endmacro %}
 
+{# Whether all customers must be recomputed, by a model that counts days. #}
+{% macro day_has_rolled() -%}
+    {%- set before = build_state().get(model.name, {}).get('as_of_ts') or '1970-01-01' -%}
+    {%- set now = var('as_of', none) or var('built_as_of', none) or run_started_at.strftime('%Y-%m-%d') -%}
+    {{ return(config.get('meta', {}).get('rolls_daily') and (now | string)[:10] > before[:10]) }}
+{%- endmacro %}
+
 {# Writes what this run has built. A model has read no further than the incremental models above it,
    which matters when only part of the project was selected.
    Written as a whole, in the transaction of the run if that has one. #}

@@ -27,7 +27,7 @@ events as (
         end) as category
     from {{ ref('customer_timeline') }} as timeline
     inner join touched_customers on timeline.customer_id = touched_customers.customer_id
-    where timeline.is_activity
+    where timeline.is_activity and {{ is_rebuilt('timeline', 'customer_timeline') }}
 ),
 
 purchased_items as (

@@ -46,7 +46,7 @@ events as (
         end as subscription_expiry_day
     from {{ ref('customer_timeline') }} as timeline
     inner join identified_customers on timeline.customer_id = identified_customers.customer_id
-    where timeline.event_date <= {{ as_of_date() }}
+    where timeline.event_date <= {{ as_of_date() }} and {{ is_rebuilt('timeline', 'customer_timeline') }}
 ),
 
 -- What happened on each day that something did. Days before the first window are rolled into one row,
@@ -203,11 +203,12 @@ select
         {{ cast_to('asked_days.' ~ name ~ '_lifetime', 'money' if name == 'revenue' else 'integer') }} as {{ name }}_lifetime,
     {% endfor %}
     {% for name, spans in windows.items() %}
-        {% set outer = loop %}
         {% for span in spans %}
-            {{ cast_to('asked_days.' ~ name ~ '_' ~ span ~ 'd', 'money' if name == 'revenue' else 'integer') }} as {{ name }}_{{ span }}d{{ ',' if not (outer.last and loop.last) }}
+            {{ cast_to('asked_days.' ~ name ~ '_' ~ span ~ 'd', 'money' if name == 'revenue' else 'integer') }} as {{ name }}_{{ span }}d,
         {% endfor %}
     {% endfor %}
+    touched_customers.changed_seq
 from asked_days
+inner join touched_customers on asked_days.customer_id = touched_customers.customer_id
 left join habits
     on asked_days.customer_id = habits.customer_id and asked_days.last_habit_day = habits.day

@@ -19,7 +19,7 @@ events as (
         {{ is_core_feature('timeline') }} as is_core_feature
     from {{ ref('customer_timeline') }} as timeline
     inner join touched_customers on timeline.customer_id = touched_customers.customer_id
-    where timeline.is_activity
+    where timeline.is_activity and {{ is_rebuilt('timeline', 'customer_timeline') }}
 ),
 
 visits as (

@@ -28,7 +28,7 @@ messages as (
         coalesce({{ json_string('timeline.properties', 'status') }}, 'approved') = 'approved' as is_approved
     from {{ ref('customer_timeline') }} as timeline
     inner join touched_customers on timeline.customer_id = touched_customers.customer_id
-    where timeline.event = 'Card Transaction'
+    where timeline.event = 'Card Transaction' and {{ is_rebuilt('timeline', 'customer_timeline') }}
 ),
 
 -- Money that comes back is no payment. A processor may tell of one transaction twice.

@@ -9,6 +9,7 @@ touched_customers as (
 features as (
     {{ churn_features() }}
     inner join touched_customers on features.customer_id = touched_customers.customer_id
+    where {{ is_rebuilt('features', 'customer_features_daily') }}
 ),
 
 rules as (
@@ -100,12 +101,14 @@ with_previous as (
 -- A risk has risen on the first alarming day after a week without one. The first day of the window has
 -- no past to rise from.
 select
-    customer_id,
-    as_of_date,
-    churn_score,
-    churn_band,
-    churn_points,
-    lowest_score_7d,
-    is_alarming and has_past and alarms_before = 0 as is_risen,
-    last_event_at
+    with_previous.customer_id,
+    with_previous.as_of_date,
+    with_previous.churn_score,
+    with_previous.churn_band,
+    with_previous.churn_points,
+    with_previous.lowest_score_7d,
+    with_previous.is_alarming and with_previous.has_past and with_previous.alarms_before = 0 as is_risen,
+    with_previous.last_event_at,
+    touched_customers.changed_seq
 from with_previous
+inner join touched_customers on with_previous.customer_id = touched_customers.customer_id

@@ -5,7 +5,8 @@
 with
 
 touched_customers as (
-    {{ touched_customers() }}
+    select customer_id
+    from ({{ touched_customers() }}) as touched
 
     {% if is_incremental() %}
         -- Silence makes no event: also the customers whose cart fell due since the last build.

@@ -3,6 +3,6 @@
 import subprocess
 import sys
 
-for name in ("collector", "load", "dedup", "identity", "freshness", "syncs", "hot"):
+for name in ("collector", "load", "dedup", "identity", "scale", "freshness", "syncs", "hot"):
     print(f"\n== {name}", flush=True)
     subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=True)

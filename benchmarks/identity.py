@@ -22,9 +22,8 @@ from typing import Any
 import msgspec
 
 from benchmarks import support
-from ingestion.load import Loader
 from ingestion.log import EventLog
-from orchestration import dbt, lake, postgres, warehouse
+from orchestration import dbt, ingest, lake, warehouse
 from orchestration.settings import Settings
 
 BATCH = 500
@@ -84,15 +83,15 @@ def measure(pairs: int, rounds: int) -> dict[str, Any]:
     home = support.new_home()
     os.environ["SIGNALBOX_HOME"] = str(home)  # dbt asks the environment
     settings = Settings(home=home, postgres_url=None, lake_url="", _env_file=None)
-    catalog = postgres.start(settings).lake
+    support.share_lake(settings)
     lottery = random.Random(1)
     small = []
     select = ["run", "--select", *MODELS, "identity_mentions", "identity_splits"]
     with EventLog(settings.log_dir) as log:
         append(log, history(pairs))
-        loader = Loader(catalog, settings.lake_path, settings.log_dir, home / "dlt")
         with lake.writer(settings, "benchmark"):
             warehouse.ensure(settings)
+            loader = ingest.loader(settings)
             loader.load()
             dbt.warm_up(settings)
             dbt.invoke(["seed", "--select", "identity_rules"], settings)

@@ -9,10 +9,15 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from orchestration.settings import Settings
+
+MEMORY = "8GB"
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -29,6 +34,16 @@ def new_home() -> Path:
     home.chmod(0o755)
     atexit.register(shutil.rmtree, home, ignore_errors=True)
     return home
+
+
+def share_lake(settings: Settings) -> None:
+    """Let loads and dbt use one DuckDB, as in a warm worker, and no more than `MEMORY` of it."""
+    from orchestration import lake
+
+    lake.share(settings)
+    with lake.connect(settings) as connection:
+        connection.execute(f"set memory_limit = '{MEMORY}'")
+        connection.execute(f"set temp_directory = '{settings.home / 'spill'}'")
 
 
 def print_json(result: Any) -> None:

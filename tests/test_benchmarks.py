@@ -41,3 +41,13 @@ def test_a_rule_by_hand_finds_the_payments_that_the_schedule_says() -> None:
     paced, at_once = ran("hot_peers", *options, "--every", "20")
     assert paced["actions"] > 20 and at_once["actions"] > 100
     assert paced["missing"] == at_once["missing"] == 0
+
+
+def test_micro_batches_on_a_history_leave_each_event_in_the_timeline_once() -> None:
+    sizes = ["--events", "3000", "--customers", "200", "--batch", "50", "--rounds", "1"]
+    (found,) = ran("scale", *sizes)["by_events"]
+    # The history, within one visit for each customer, and two batches.
+    assert 2800 < found["timeline_events"] - 2 * 50 < 3200
+    assert found["timeline_customers"] >= 200
+    assert {"load", "customer_timeline", "segment_membership", "tests"} <= set(found["batch_s"])
+    assert set(found["lookback_batch_s"]) >= {"lookback_timeline", "lookback_features"}

@@ -38,8 +38,10 @@
    order, so that the lake can tell from the bounds of a part of a file that it holds none of those asked for. The
    lake's maintenance restores the order of what micro-batches add. #}
 {% macro laid_out() -%}
-    {%- if target.type == 'duckdb' and target.name != 'hot' and not is_incremental() -%}
-        order by {{ config.get('meta')['laid_out_by'] | join(', ') }}
+    {#- A unit test of the model has none of its meta. -#}
+    {%- set columns = (config.get('meta') or {}).get('laid_out_by') -%}
+    {%- if columns and target.type == 'duckdb' and target.name != 'hot' and not is_incremental() -%}
+        order by {{ columns | join(', ') }}
     {%- endif -%}
 {%- endmacro %}
 

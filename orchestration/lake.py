@@ -8,7 +8,9 @@ is told for whom.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -68,8 +70,28 @@ def attach(
     connection.execute("set timezone = 'UTC'")
     if not _is_attached(connection, CATALOG):
         load_extensions(connection, settings)
+        connection.execute(f"set temp_directory = '{_quoted(_spill(settings))}'")
         statement = attach_statement(settings, read_only=read_only, snapshot=snapshot)
         connection.execute(statement)
+
+
+def _spill(settings: Settings) -> str:
+    """A database's own directory for what does not fit in memory: DuckDB's files have fixed names.
+
+    It is made when it is needed and goes with the database; see `_sweep`.
+    """
+    directory = settings.home / "spill"
+    directory.mkdir(parents=True, exist_ok=True)
+    return str(directory / f"{os.getpid()}-{next(_spills)}")
+
+
+def _sweep(settings: Settings) -> None:
+    """Remove what processes left in `spill` that were killed."""
+    import psutil
+
+    for left in (settings.home / "spill").iterdir():
+        if not psutil.pid_exists(int(left.name.partition("-")[0])):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _is_attached(connection: DuckDBPyConnection, name: str) -> bool:
@@ -151,6 +173,7 @@ def connect_guarded(settings: Settings) -> DuckDBPyConnection:
 
 
 _database = ":memory:"
+_spills = itertools.count()
 _open: DuckDBPyConnection | None = None  # keeps the shared one alive
 _mutex = threading.Lock()
 _depth = 0
@@ -248,6 +271,7 @@ def maintain(settings: Settings, layouts: Mapping[str, Sequence[str]]) -> dict[s
         merged = count("merge_adjacent_files")
         expired = count("expire_snapshots", "older_than => now() - interval '7 days'")
         removed = count("cleanup_old_files", "older_than => now() - interval '1 day'")
+    _sweep(settings)
     return {
         "tables_rewritten": rewritten,
         "tables_merged": merged,

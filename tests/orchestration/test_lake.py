@@ -72,6 +72,27 @@ def test_the_writer_may_nest_and_use_threads(settings: Settings) -> None:
     assert lake.current_writer(settings) is None
 
 
+def test_what_does_not_fit_in_memory_spills_into_the_home_and_goes(settings: Settings) -> None:
+    left = settings.home / "spill" / "4194304-0"  # of a process that is gone
+    left.mkdir(parents=True)
+    query = "select md5(i::varchar) as digest from range(3000000) as t (i) order by digest"
+    with (
+        lake.connect(settings, read_only=False) as one,
+        lake.connect(settings, read_only=False) as other,
+    ):
+        for connection in (one, other):
+            connection.execute("set memory_limit = '60MB'")
+            connection.execute("set threads = 1")
+        held = [connection.execute(query) for connection in (one, other)]
+        spilled = {file.parent for file in (settings.home / "spill").glob("*/*")}
+        assert len(spilled) == 2, "each has its own"
+        first, second = (rows.fetchone() for rows in held)
+        assert first == second
+    assert not any(directory.exists() for directory in spilled)
+    lake.maintain(settings, {})
+    assert not left.exists()
+
+
 def test_readers_see_whole_commits_while_a_writer_writes(settings: Settings) -> None:
     with lake.connect(settings, read_only=False) as writing, lake.connect(settings) as reading:
         writing.execute("create or replace table pairs (a int, b int)")

@@ -66,23 +66,40 @@ unsplit_edges as (
     where splits.id_key is null
 ),
 
-links as (
+-- By rank, as numbers: names would make most of the memory of what follows.
+ranked_edges as {{ materialized() }} (
     select
-        id_key,
-        other_id_key
+        ranked_ids.id_rank,
+        other_ids.id_rank as other_rank
     from unsplit_edges
-    where shared_since_seq is null
+    inner join ranked_ids on unsplit_edges.id_key = ranked_ids.id_key
+    inner join ranked_ids as other_ids on unsplit_edges.other_id_key = other_ids.id_key
+    where unsplit_edges.shared_since_seq is null
+),
+
+links as {{ materialized() }} (
+    select
+        id_rank,
+        other_rank
+    from ranked_edges
 
     union all
 
     select
-        other_id_key as id_key,
-        id_key as other_id_key
-    from unsplit_edges
-    where shared_since_seq is null
+        other_rank as id_rank,
+        id_rank as other_rank
+    from ranked_edges
 ),
 
-{{ connected_components('components', 'ranked_ids', 'links') }}
+{{ connected_components('component_ranks', 'ranked_ids', 'links') }},
+
+components as (
+    select
+        ranked_ids.id_key,
+        component_ranks.component_rank
+    from component_ranks
+    inner join ranked_ids on component_ranks.id_rank = ranked_ids.id_rank
+)
 {%- endmacro %}
 
 {# What splits and their undoing leave in force: the common table expressions from `split_events` to `splits`.

@@ -52,7 +52,8 @@ def test_as_of_a_moment_is_a_build_of_what_had_arrived(
     timeline_of_one = told(warehouse, "timeline_as_of('@moment', '@id_key')")
     identity = told(warehouse, "identity_as_of('@moment')")
     traits = told(warehouse, "customers_as_of('@moment')")
-    names = ", ".join(warehouse.columns("customer_timeline"))
+    # When a row was built is a matter of the table.
+    names = ", ".join(set(warehouse.columns("customer_timeline")) - {"changed_seq"})
     customers = []
     for number, delivery in enumerate(deliveries):
         then.load(delivery)

@@ -215,6 +215,6 @@ def test_components_are_found_without_recursion_too(
     (sql,) = [one.node.compiled_code for one in compiled if one.node.name == "identity_map"]
     names = "select id_key, customer_id, component_size from {} order by id_key"
     theirs = warehouse.query(names.format(f"({sql})"))
-    assert "components_16" in sql
+    assert "component_ranks_16" in sql
     assert theirs == warehouse.query(names.format("main.identity_map"))
     assert any(size > 3 for _, _, size in theirs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import itertools
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,7 +41,16 @@ def home() -> Iterator[Path]:
     directory = Path(tempfile.mkdtemp(prefix="sbx-"))
     directory.chmod(0o755)
     yield directory
+    _close_lake_of_dbt()
     shutil.rmtree(directory, ignore_errors=True)
+
+
+def _close_lake_of_dbt() -> None:
+    """After a failed run dbt keeps the lake that it had opened, and the next home has another."""
+    dbt = sys.modules.get("dbt.adapters.duckdb.connections")
+    if dbt is not None and dbt.DuckDBConnectionManager._ENV is not None:
+        dbt.DuckDBConnectionManager._ENV.close()
+        dbt.DuckDBConnectionManager.close_all_connections()
 
 
 @pytest.fixture(scope="session")

@@ -75,13 +75,13 @@ def test_the_writer_may_nest_and_use_threads(settings: Settings) -> None:
 def test_what_does_not_fit_in_memory_spills_into_the_home_and_goes(settings: Settings) -> None:
     left = settings.home / "spill" / "4194304-0"  # of a process that is gone
     left.mkdir(parents=True)
-    query = "select md5(i::varchar) as digest from range(3000000) as t (i) order by digest"
+    query = "select md5(i::varchar) as digest from range(1500000) as t (i) order by digest"
     with (
         lake.connect(settings, read_only=False) as one,
         lake.connect(settings, read_only=False) as other,
     ):
         for connection in (one, other):
-            connection.execute("set memory_limit = '60MB'")
+            connection.execute("set memory_limit = '40MB'")
             connection.execute("set threads = 1")
         held = [connection.execute(query) for connection in (one, other)]
         spilled = {file.parent for file in (settings.home / "spill").glob("*/*")}

@@ -50,14 +50,22 @@
     left join {{ name }}_lowest as lowest on nodes.id_rank = lowest.id_rank
 ),
 
-{{ name }}_bridges as materialized (
-    select distinct
-        near.near_rank as id_rank,
-        other.near_rank as other_rank
+-- Apart, so that no planner compares the ranks of all nodes with each other where there are few links.
+{{ name }}_near_links as materialized (
+    select
+        near.near_rank,
+        links.other_rank
     from {{ links }} as links
     inner join {{ name }}_near as near on links.id_rank = near.id_rank
-    inner join {{ name }}_near as other on links.other_rank = other.id_rank
-    where near.near_rank <> other.near_rank
+),
+
+{{ name }}_bridges as materialized (
+    select distinct
+        near_links.near_rank as id_rank,
+        near.near_rank as other_rank
+    from {{ name }}_near_links as near_links
+    inner join {{ name }}_near as near on near_links.other_rank = near.id_rank
+    where near_links.near_rank <> near.near_rank
 ),
 
 {{ name }}_bridged_nodes as (

@@ -306,7 +306,6 @@ class Window:
         def finish() -> Result | None:
             if not begun.done():
                 return None
-            self._begun = None
             seconds = begun.result()
             still = [
                 group
@@ -316,6 +315,8 @@ class Window:
             ]
             result = self._conclude([self._aside], still, marks)
             result.seconds = seconds
+            # Only now: what waits to be changed there would change the result.
+            self._begun = None
             return result
 
         return finish

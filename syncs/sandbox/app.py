@@ -13,7 +13,13 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.responses import (
+    FileResponse,
+    HTMLResponse,
+    JSONResponse,
+    Response,
+    StreamingResponse,
+)
 from starlette.routing import BaseRoute, Mount, Route, Router
 
 from syncs.sandbox import smtp
@@ -27,6 +33,7 @@ DEFAULT_TOKEN = "sandbox"  # noqa: S105
 DEFAULT_WEBHOOK_SECRET = "whsec_c2lnbmFsYm94LXNhbmRib3gtc2VjcmV0"  # noqa: S105
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 PAGE = Path(__file__).parent / "page"
+SNAPSHOT_MARK = b"<!-- snapshot -->"
 MAX_EFFECTS = 5000
 STREAM_PAUSE_SECONDS = 0.2
 HEARTBEAT_SECONDS = 10.0
@@ -164,7 +171,11 @@ class Control:
         self._postgres, self._files = postgres, files
 
     async def page(self, _request: Request) -> Response:
-        return FileResponse(PAGE / "index.html", headers=PAGE_HEADERS)
+        """The page with what there is by now in it: it is drawn before the stream has begun."""
+        page = (PAGE / "index.html").read_bytes()
+        # Whatever the effects hold cannot end the element.
+        snapshot = msgspec.json.encode(self._sandbox.snapshot(0)).replace(b"<", b"\\u003c")
+        return HTMLResponse(page.replace(SNAPSHOT_MARK, snapshot), headers=PAGE_HEADERS)
 
     async def script(self, _request: Request) -> Response:
         return FileResponse(PAGE / "page.js", headers=PAGE_HEADERS)

@@ -117,7 +117,12 @@ def test_a_secret_that_is_not_base64_is_refused(tmp_path: Path) -> None:
 
 
 def test_page_and_script_are_served_whole(sandbox: Client) -> None:
+    sandbox.slack(channel="#cs", text="</script><b>bold</b>")
     page = sandbox.get("/")
+    _, _, rest = page.text.partition('id="snapshot">')
+    snapshot = json.loads(rest.partition("</script>")[0])
+    assert snapshot["effects"][0]["detail"]["text"] == "</script><b>bold</b>"
+    assert page.text.count("</script>") == 2
     assert page.headers["content-type"].startswith("text/html")
     assert "script-src 'self'" in page.headers["content-security-policy"]
     assert "Signalbox" in page.text

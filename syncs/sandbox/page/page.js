@@ -2,12 +2,12 @@
 // (el), and an email's HTML is drawn in a frame that may neither run scripts nor load anything.
 
 const KEEP = 60;
-const PAGE_RECENT_MS = 60_000;
-const KEPT_ARRIVALS = 1000;
+const RECENT_MS = 60_000;
 const byId = (id) => document.getElementById(id);
 const columns = new Map();
 let vendors = [], lastSeq = 0, paused = false, held = [], solo = null, firstBatch = true;
-let openedMail = null;
+let openedMail; // the newest, until a person has opened or closed one: then null
+const COLUMN_PX = 252; // as narrow as a column gets, with the gap beside it
 
 /** An element with a class, and children that are elements or text. */
 function el(tag, className, ...children) {
@@ -170,7 +170,8 @@ function block(item) {
 // --- one card per effect, by the vendor's view
 
 function top(effect, who, avatar) {
-  const name = el("span", "who", who);
+  // A long address is better broken before its @.
+  const name = el("span", "who", who.split(/(?=@)/).flatMap((part) => [el("wbr"), part]));
   name.title = who;
   return el("div", "top", avatar || null, name, timeNode(effect.at));
 }
@@ -267,7 +268,8 @@ const VIEWS = {
     const entries = isObject(told)
       ? Object.entries(flat(told)).slice(0, 14).map(([field, value]) => [field, pretty(value)])
       : [["body", pretty(told)]];
-    const idNode = el("div", "sub", id);
+    const idNode = el("div", "sub id", id);
+    idNode.title = id;
     card.append(top(effect, name), idNode,
       el("div", "pills", pill("signature valid", "good"), again(effect)), fieldList(entries));
   },
@@ -390,7 +392,7 @@ function layOut() {
     const parts = { name: el("span", "", vendor.title), total: el("b", "", "0"), recent: el("span", "recent"), more: el("span", "more") };
     parts.recent.title = "in the last minute";
     counter.append(el("span", "name", parts.name, parts.recent), el("span", "line", parts.total, parts.more));
-    columns.set(vendor.name, { vendor, items, note, empty, section, counter, parts, arrivals: [], total: 0 });
+    columns.set(vendor.name, { vendor, items, note, empty, section, counter, parts, counted: [], total: 0 });
     byId("columns").append(section);
     byId("counters").append(counter);
   }
@@ -409,8 +411,9 @@ function arrange() {
   const alone = solo === null && isNarrow && busy.length ? busy[0].vendor.name : solo;
   byId("columns").classList.toggle("solo", alone !== null);
   let quiet = 0;
-  // Many vendors stand in two rows, where the window is high enough.
-  byId("columns").classList.toggle("many", alone === null && (showQuiet ? columns.size : busy.length) > 6);
+  // More vendors than fit beside each other stand in two rows, where the window is high enough.
+  const shown = alone !== null ? 1 : showQuiet ? columns.size : busy.length;
+  byId("columns").classList.toggle("many", shown * COLUMN_PX > byId("columns").clientWidth);
   for (const [key, column] of columns) {
     const isQuiet = column.total === 0 && !column.failing;
     quiet += isQuiet ? 1 : 0;
@@ -483,12 +486,11 @@ function addEffects(effects) {
     const cards = column.items.querySelectorAll(":scope > .card");
     for (const card of [...cards].slice(KEEP)) card.remove();
     const newest = fresh.at(-1);
-    if (newest.openMail && (openedMail !== null || firstBatch)) {
+    if (newest.openMail && openedMail !== null) {
       openedMail?.closeMail?.();
       newest.openMail();
       openedMail = newest;
     }
-    for (const effect of list) column.arrivals.push(Date.parse(effect.at));
   }
   if (effects.length) applyFilter();
 }
@@ -507,13 +509,22 @@ function applyFilter() {
   }
 }
 
+/** How the total grew to what it is, as far as the last effects tell. */
+function countedBefore(total, effects) {
+  const first = total - effects.length;
+  return [{ at: first && effects.length ? Date.parse(effects[0].at) : 0, total: first },
+    ...effects.map((effect, place) => ({ at: Date.parse(effect.at), total: first + place + 1 }))];
+}
+
 const REFUSED = { 401: "401", 429: "429", 500: "500", 503: "503", 550: "550", 451: "451", 554: "554", cut: "cut off" };
 
-function showStats(stats) {
+function showStats({ stats, effects }) {
   for (const [name, column] of columns) {
     const counts = stats.destinations[name];
     if (!counts) continue;
     column.total = counts.total;
+    if (!column.counted.length) column.counted = countedBefore(counts.total, effects.filter((effect) => effect.destination === name));
+    if (column.counted.at(-1).total !== counts.total) column.counted.push({ at: Date.now(), total: counts.total });
     column.parts.total.textContent = counts.total.toLocaleString();
     const bad = Object.entries(counts.answers).filter(([answer]) => answer in REFUSED)
       .map(([answer, times]) => `${REFUSED[answer]} × ${times}`);
@@ -532,10 +543,14 @@ function tick() {
     if (node.isConnected) node.textContent = ago(node.dateTime);
     else timeNodes.delete(node);
   }
-  for (const column of columns.values()) {
-    column.arrivals = column.arrivals.filter((at) => Date.now() - at < PAGE_RECENT_MS).slice(-KEPT_ARRIVALS);
-    const number = column.arrivals.length;
-    column.parts.recent.textContent = number ? `+${number}${number >= KEPT_ARRIVALS ? " or more" : ""}` : "";
+  const aMinuteAgo = Date.now() - RECENT_MS;
+  for (const { counted, parts } of columns.values()) {
+    while (counted.length > 1 && counted[1].at <= aMinuteAgo) counted.shift();
+    if (!counted.length) continue;
+    const number = counted.at(-1).total - counted[0].total;
+    // The page is told the last effects only: when it was opened there may have been more.
+    const isAll = counted[0].at <= aMinuteAgo;
+    parts.recent.textContent = number ? `+${number.toLocaleString()}${isAll ? "" : " or more"}` : "";
   }
 }
 
@@ -655,7 +670,7 @@ function receive(snapshot) {
     if (firstBatch) showHoldings();
     firstBatch = false;
   }
-  showStats(snapshot.stats);
+  showStats(snapshot);
   showFaults(snapshot.faults);
   tick();
 }
@@ -686,5 +701,6 @@ byId("pause").addEventListener("click", () => {
 prepareFaults();
 setInterval(tick, 1000);
 setInterval(showHoldings, 5000);
-window.matchMedia("(max-width: 760px)").addEventListener("change", arrange);
+window.addEventListener("resize", arrange);
+receive(JSON.parse(byId("snapshot").textContent));
 connect();

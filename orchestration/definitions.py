@@ -20,6 +20,7 @@ def build_definitions(settings: Settings) -> Definitions:
             *ingest.build_producer_assets(settings),
             ingest.load_events,
             hot.SPEC,
+            models.WATERMARKS,
             tables,
             every_batch,
             sync_assets,

@@ -11,6 +11,7 @@ from dagster import (
     AssetKey,
     AssetMaterialization,
     AssetsDefinition,
+    AssetSpec,
     DagsterInstance,
     MaterializeResult,
 )
@@ -23,6 +24,12 @@ from orchestration import dbt, lake
 from orchestration.settings import ROOT, Settings, load_settings
 
 AFTER_SYNC = "tag:after_sync"
+WATERMARKS = AssetSpec(
+    AssetKey(["builds", "build_watermarks"]),
+    description="How far each model has read, noted by every build.",
+    group_name="ops",
+    kinds={"dbt", "duckdb"},
+)
 MICRO_BATCH = "micro_batch"
 DAILY = "daily"
 

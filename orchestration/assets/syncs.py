@@ -23,6 +23,7 @@ from syncs.report import SyncReport
 from syncs.spec import SyncSpec, load_specs
 
 LEDGER = AssetKey(["ledger", "actions"])
+ATTEMPTS = AssetKey(["ledger", "attempts"])
 DELIVERED = "delivered"
 # A run does not wait long for a destination that is down: the ledger keeps what is left, and a
 # sensor starts a delivery when it is due.
@@ -35,7 +36,7 @@ def sync_key(spec: SyncSpec) -> AssetKey:
 
 
 def build_sync_assets(manifest: Mapping[str, Any]) -> AssetsDefinition:
-    """One asset for each sync that the manifest declares, and the ledger downstream of them."""
+    """One asset for each sync that the manifest declares, and the ledger's tables downstream."""
     declared = load_specs(manifest)
     outputs = [
         AssetSpec(
@@ -48,13 +49,19 @@ def build_sync_assets(manifest: Mapping[str, Any]) -> AssetsDefinition:
         )
         for spec in declared
     ]
-    ledger = AssetSpec(
-        LEDGER,
-        deps=[*(sync_key(spec) for spec in declared), hot.ACTIONS],
-        description="Every action's intent, attempts and outcome; it alone decides what is sent.",
-        group_name="destinations",
-        kinds={"postgres"},
-    )
+    ledger = [
+        AssetSpec(
+            key,
+            deps=[*(sync_key(spec) for spec in declared), hot.ACTIONS],
+            description=description,
+            group_name="destinations",
+            kinds={"postgres"},
+        )
+        for key, description in (
+            (LEDGER, "Every action's intent and outcome; it alone decides what is sent."),
+            (ATTEMPTS, "Each try of each action, with the destination's own words."),
+        )
+    ]
     checks = [
         AssetCheckSpec(
             DELIVERED,
@@ -64,7 +71,7 @@ def build_sync_assets(manifest: Mapping[str, Any]) -> AssetsDefinition:
         for spec in declared
     ]
 
-    @multi_asset(name="syncs", specs=[*outputs, ledger], check_specs=checks)
+    @multi_asset(name="syncs", specs=[*outputs, *ledger], check_specs=checks)
     def syncs(
         context: AssetExecutionContext,
     ) -> Iterator[MaterializeResult[None] | AssetCheckResult]:
@@ -78,6 +85,7 @@ def build_sync_assets(manifest: Mapping[str, Any]) -> AssetsDefinition:
             asset_key=LEDGER,
             metadata={"actions": sum(sum(report.states.values()) for report in reports)},
         )
+        yield MaterializeResult(asset_key=ATTEMPTS)
         # The blast limit asks a person, and the pipeline need not stop for the answer.
         failed = [report for report in reports if not report.ok and report.status != "blocked"]
         if failed:

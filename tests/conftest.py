@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import parsed
 import pytest
 
 CHAOS = Path(__file__).parent / "chaos"
@@ -35,11 +36,25 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return None if any(path.resolve().is_relative_to(CHAOS) for path in named) else True
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Share the tests out between workers (`--dist loadgroup`) so that none is alone at the end.
+
+    The tests of a file stay together, for they share fixtures. What is marked `long` begins: a
+    file with all its tests, or a test that shares nothing, apart from its file.
+    """
+    for item in items:
+        if not any(mark.name == "long" for mark in item.own_markers):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    items.sort(key=lambda item: not any(item.iter_markers("long")))
+
+
 @pytest.fixture(scope="module")
 def home() -> Iterator[Path]:
     """A home of its own. Not pytest's folder: a Unix socket's path must be short."""
     directory = Path(tempfile.mkdtemp(prefix="sbx-"))
     directory.chmod(0o755)
+    parsed.into(directory)
     yield directory
     _close_lake_of_dbt()
     shutil.rmtree(directory, ignore_errors=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import duckdb
+import parsed
 
 from ingestion import raw_tables
 from ingestion.sources import refreshed
@@ -139,7 +140,8 @@ class Warehouse:
         if as_of is not None:
             variables["as_of"] = as_of.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
         runner = dbtRunner(manifest=self.manifest())
-        command = [*args, *self._where(), "--vars", json.dumps(variables)]
+        # Nobody reads dbt's JSON files of it, and writing them takes as long as ten small models.
+        command = [*args, *self._where(), "--no-write-json", "--vars", json.dumps(variables)]
         return self._invoked(runner.invoke(command))
 
     def manifest(self) -> Any:
@@ -147,8 +149,12 @@ class Warehouse:
         from dbt.cli.main import dbtRunner
 
         if self.project not in self._manifests:
-            parsed = self._invoked(dbtRunner().invoke(["parse", *self._where()]))
-            self._manifests[self.project] = parsed
+            if self.project == PROJECT:
+                parsed.lend("test", self.scratch / "target")
+            manifest = self._invoked(dbtRunner().invoke(["parse", *self._where()]))
+            if self.project == PROJECT:
+                parsed.keep("test", self.scratch / "target")
+            self._manifests[self.project] = manifest
         return self._manifests[self.project]
 
     def inline(self, sql: str) -> str:

@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import parsed
 import requests
 
 #: What the lane needs built, and the syncs that the tests wait for.
@@ -33,6 +34,7 @@ class Home:
     def __init__(self, **settings: str) -> None:
         self.path = Path(tempfile.mkdtemp(prefix="sbx-hot-"))
         self.path.chmod(0o755)
+        parsed.into(self.path)
         self.ports = {name: _free_port() for name in PORTS}
         self.env = os.environ | {
             "SIGNALBOX_HOME": str(self.path),

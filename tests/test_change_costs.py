@@ -37,6 +37,8 @@ from syncs.sandbox import vendors
 from syncs.sandbox.server import background
 from syncs.spec import find, load_specs
 
+pytestmark = pytest.mark.long
+
 NOW = datetime(2026, 3, 20, 12, 0, tzinfo=UTC)
 
 CONTRACT = {

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from hot_home import BUILT, new_home, person, ticket
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.timeout(400)]
 
 
 def test_one_action_each(kafka: str, new_topic: Callable[[int], str]) -> None:

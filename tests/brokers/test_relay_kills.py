@@ -13,11 +13,14 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
 from broker_support import collecting
 from test_kafka import QUICK, committed, produce
 
 from ingestion.destination import Lake
 from ingestion.load import Loader
+
+pytestmark = pytest.mark.long
 
 SEED = 7
 KILLS = 3

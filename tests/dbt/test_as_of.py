@@ -29,6 +29,7 @@ def told(warehouse: Warehouse, call: str) -> Callable[..., str]:
     return of
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_as_of_a_moment_is_a_build_of_what_had_arrived(
     warehouse: Warehouse, tmp_path: Path, seed: int

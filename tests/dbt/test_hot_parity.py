@@ -30,6 +30,8 @@ from orchestration.hot.project import Project
 from orchestration.hot.window import Result, Touched, Window
 from orchestration.settings import Settings
 
+pytestmark = pytest.mark.long
+
 STEADY = ["--exclude", "config.materialized:view", "tag:daily", "tag:after_sync"]
 COMPARED = ["customers", "customer_timeline", "churn_scores_daily", "customer_consents"]
 

@@ -39,6 +39,7 @@ def assert_equal_to_full_refresh(warehouse: Warehouse, models: list[str], as_of:
     assert any(built[model] for model in models)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_many_small_loads_equal_one_full_refresh(warehouse: Warehouse, seed: int) -> None:
     deliveries = arrivals(seed, with_splits(seed, stream(seed)), batches=6)
@@ -51,6 +52,7 @@ def test_many_small_loads_equal_one_full_refresh(warehouse: Warehouse, seed: int
     assert_equal_to_full_refresh(warehouse, models, NOW)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", [11, 12])
 def test_equal_while_time_passes(warehouse: Warehouse, seed: int) -> None:
     """Days roll, carts fall due between builds, and the last build has no new event at all."""
@@ -66,6 +68,7 @@ def test_equal_while_time_passes(warehouse: Warehouse, seed: int) -> None:
     assert_equal_to_full_refresh(warehouse, models, moments[-1])
 
 
+@pytest.mark.long
 def test_repeated_load_and_repeated_run_change_nothing(warehouse: Warehouse) -> None:
     """A load that was killed after its commit writes its rows again; a run may start twice."""
     first, second = arrivals(5, stream(5, size=120), batches=2)
@@ -86,6 +89,7 @@ def test_repeated_load_and_repeated_run_change_nothing(warehouse: Warehouse) -> 
     assert snapshot(warehouse, models) == built
 
 
+@pytest.mark.long
 def test_a_run_of_part_of_the_project_leaves_no_gap(warehouse: Warehouse) -> None:
     """Building a model without what stands above it must not make it skip those events later."""
     first, second, third = arrivals(6, stream(6, size=150), batches=3)
@@ -100,6 +104,7 @@ def test_a_run_of_part_of_the_project_leaves_no_gap(warehouse: Warehouse) -> Non
     assert_equal_to_full_refresh(warehouse, models, NOW)
 
 
+@pytest.mark.long
 def test_identity_does_not_depend_on_the_order_of_arrival(warehouse: Warehouse) -> None:
     """The same messages in another order give the same customers under the same names."""
     messages = with_splits(8, stream(8))
@@ -123,6 +128,7 @@ def test_identity_does_not_depend_on_the_order_of_arrival(warehouse: Warehouse) 
     assert warehouse.query(undone)[0][0] > 0
 
 
+@pytest.mark.long
 def test_a_split_parts_one_customer_and_touches_nobody_else(warehouse: Warehouse) -> None:
     """Ann and Ben, who share a tablet, part; undone, they are one again under the same name."""
 

@@ -6,9 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from dbt.cli.main import dbtRunner
 from dbt_streams import NOW, stream
 from dbt_warehouse import Warehouse
+
+pytestmark = pytest.mark.long
 
 GRAIN = "One row per "
 

@@ -21,6 +21,8 @@ from dbt_warehouse import MARK_REPEATS, PROJECT, RAW_TABLES, Message, Warehouse
 from ingestion import raw_tables
 from ingestion.sources import refreshed
 
+pytestmark = pytest.mark.long
+
 STEADY = ["--exclude", "config.materialized:view", "tag:daily", "tag:after_sync"]
 # What follows from the events and must be the same everywhere; keys, so that no type is in the way.
 COMPARED = {

@@ -19,7 +19,7 @@ now = datetime.now(UTC)
 print(json.dumps(asdict(compare(load_settings(), now - timedelta(days=1), now))))
 """
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.timeout(400)]
 
 
 @pytest.fixture

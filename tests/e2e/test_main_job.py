@@ -20,7 +20,7 @@ import psutil
 import pytest
 import requests
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.timeout(600)]
 
 SIGNALBOX = [sys.executable, "-m", "orchestration.cli"]
 MESSAGES = {"slack", "smtp_email", "webhook"}

@@ -361,6 +361,7 @@ BEFORE_COMMIT = (
 POINTS = (*BEFORE_COMMIT, *AFTER_COMMIT)
 
 
+@pytest.mark.long
 def test_kill_anywhere_loses_nothing(
     lake: Lake,
     log: EventLog,

@@ -16,6 +16,8 @@ from orchestration.backtest import BacktestError, Outcome, backtest
 from orchestration.backtest.outcome import OutcomeError, of
 from orchestration.settings import DBT_PROJECT, Settings, load_settings
 
+pytestmark = pytest.mark.long
+
 END = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 START = END - timedelta(days=60)
 CANCELLED = Outcome(timedelta(days=30), "Subscription Cancelled")

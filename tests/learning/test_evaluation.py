@@ -18,6 +18,8 @@ from orchestration.learning import churn, evaluation, training
 from orchestration.learning.churn import TooLittleHistory
 from orchestration.settings import Settings, load_settings
 
+pytestmark = pytest.mark.long
+
 START = datetime(2025, 1, 1, 8, tzinfo=UTC)
 AS_OF = date(2025, 7, 1)
 HORIZON = 45

@@ -29,6 +29,8 @@ from syncs import destinations, operations
 from syncs.claims import Worker
 from syncs.ledger import Ledger
 
+pytestmark = pytest.mark.long
+
 KEYS = ["a@x.example", "b@x.example", "c@x.example"]
 CUSTOMERS = ["c0", "c1", "c2"]
 SPECS = [contacts_spec(), club_spec(), message_spec(template="plain")]

@@ -7,13 +7,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic_settings import BaseSettings
 
 from ingestion import raw_tables
 from ingestion.destination import Lake, LoadError, first_line, open_pipeline, root_cause, run
-from ingestion.sources import RefreshSource, SourceError
+from ingestion.sources import Link, RefreshSource, SourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Links = Callable[[list[Link]], object]
 
 CHUNK_ROWS = 5_000
 
@@ -28,7 +33,12 @@ class SourceResult:
 
 
 def refresh(
-    lake: Lake, source: RefreshSource, settings: BaseSettings, *, full: bool = False
+    lake: Lake,
+    source: RefreshSource,
+    settings: BaseSettings,
+    *,
+    full: bool = False,
+    on_links: Links | None = None,
 ) -> SourceResult:
     """Bring a source's rows into its raw table, all of them in one commit.
 
@@ -40,13 +50,27 @@ def refresh(
         source: what to read.
         settings: the source's own.
         full: read all of it.
+        on_links: told, before the rows are committed, which ids they hold together; the same ones
+            may be told again.
 
     Raises:
         SourceError: the source cannot be read; the table stays as it was.
         LoadError: the lake cannot be written; the table stays as it was.
     """
     since = None if full or source.key is None else _newest(lake, source.table)
-    return _load(lake, source, source.rows(settings, since))
+    return _load(lake, source, _telling(source, settings, since, on_links))
+
+
+def _telling(
+    source: RefreshSource, settings: BaseSettings, since: datetime | None, on_links: Links | None
+) -> Iterator[dict[str, Any]]:
+    rows = source.rows(settings, since)
+    if source.link is None or on_links is None:
+        yield from rows
+        return
+    while chunk := list(islice(rows, CHUNK_ROWS)):
+        on_links([found for row in chunk if (found := source.link(row, settings))])
+        yield from chunk
 
 
 def _newest(lake: Lake, table: str) -> datetime | None:

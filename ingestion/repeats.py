@@ -13,10 +13,10 @@ behind, or another index was used meanwhile: the warehouse keeps its `id` beside
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from uuid import uuid4
 
 from ingestion.segment import sync_directory
@@ -31,6 +31,8 @@ _LOW_HALF = 2**64 - 1
 # A run is merged into the one before it unless that one is so many times larger. More runs are
 # cheaper to write and dearer to ask.
 _GROWTH = 4
+_NEVER = 2**62  # beyond any position in a log
+_M = TypeVar("_M")
 
 
 def keys_of(relation: str) -> str:
@@ -180,6 +182,24 @@ class KnownMessages:
             is_repeat = (earlier < asked["log_seq"]).fill_null(value=False)
             found += asked["log_seq"].filter(is_repeat).to_list()
         return found
+
+    def unseen(self, source: str, messages: Mapping[str, _M]) -> list[_M]:
+        """Those of a source's messages, by message id, that were never loaded."""
+        import duckdb
+        import polars as pl
+
+        asked = pl.DataFrame(
+            {
+                "source": [source] * len(messages),
+                "message_id": list(messages),
+                "log_seq": range(_NEVER, _NEVER + len(messages)),
+            },
+            schema={"source": pl.String, "message_id": pl.String, "log_seq": pl.Int64},
+        )
+        with duckdb.connect() as connection:
+            connection.register("asked", asked)
+            seen = set(self.repeats(connection.execute(keys_of("asked")).pl()))
+        return [one for number, one in enumerate(messages.values(), _NEVER) if number not in seen]
 
     def _follow(self) -> None:
         try:

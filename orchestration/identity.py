@@ -95,7 +95,7 @@ def find(connection: DuckDBPyConnection, text: str) -> str:
     if not found:
         raise IdentityError(
             f"{text} is no id that the models know. Write it as kind:value (user:…, email:…, "
-            "anonymous:…); signalbox customer ID lists those of a customer."
+            "anonymous:…, crm_contact:…); signalbox customer ID lists those of a customer."
         )
     if len(found) > 1 and text not in found:
         raise IdentityError(f"{text} could be {' or '.join(found)}; write the one you mean.")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ingestion.relay import Appends
     from ingestion.repeats import KnownMessages
     from ingestion.request import SourcePolicy
-    from ingestion.sources import PullSource, PushSource, RefreshSource
+    from ingestion.sources import Link, PullSource, PushSource, RefreshSource
 
 
 def serve_collector(settings: Settings, on_ready: Callable[[int], None] | None = None) -> None:
@@ -260,10 +260,28 @@ def live_sources(settings: Settings) -> set[str]:
 
 
 def refresh(settings: Settings, source: RefreshSource) -> int:
-    """Read a source into its raw table; returns how many rows were read."""
-    from ingestion.refresh import refresh as run
+    """Read a source into its raw table; returns how many rows were read.
 
-    return run(_lake(settings), source, _source_settings(settings, source)[0]).rows
+    Which ids its rows hold together goes into the event log, from where identity follows.
+
+    Raises:
+        SourceError: the source cannot be read.
+        LoadError: the lake cannot be written.
+        LogError: the log cannot be written to.
+    """
+    from ingestion.own_events import append_links, link_id
+    from ingestion.refresh import refresh as run
+    from ingestion.reserved import OWN_SOURCE
+
+    def note(links: list[Link]) -> None:
+        if fresh := known_messages(settings).unseen(
+            OWN_SOURCE, {link_id(one): one for one in links}
+        ):
+            with open_log(settings) as log:
+                append_links(log, fresh)
+
+    own = _source_settings(settings, source)[0]
+    return run(_lake(settings), source, own, on_links=note).rows
 
 
 def _source_settings(settings: Settings, source: RefreshSource) -> tuple[Any, bool]:

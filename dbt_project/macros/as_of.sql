@@ -83,7 +83,8 @@ ids as (
         mentions.id_value,
         mentions.kind_rank,
         min(case when mentions.is_actor then mentions.event_at end) as first_event_at,
-        min(mentions.event_at) as first_mentioned_at
+        min(mentions.event_at) as first_mentioned_at,
+        min(case when mentions.actor_key is null then mentions.event_at end) as first_seen_at
     from {{ ref('identity_mentions') }} as mentions
     inner join known on mentions.log_seq <= known.log_seq
     {% if id_key %}
@@ -114,8 +115,9 @@ placed as (
         {{ cast_to('ids.kind_rank', 'integer') }} as kind_rank,
         ids.first_event_at,
         ids.first_mentioned_at,
+        ids.first_seen_at,
         shared_ids.id_key is not null as is_shared,
-        min(ids.kind_rank) over (partition by components.component_rank) < 3 as is_identified,
+        {{ is_identified() }} as is_identified,
         count(*) over (partition by components.component_rank) as component_size
     from ids
     inner join components on ids.id_key = components.id_key
@@ -132,6 +134,7 @@ select
     kind_rank,
     first_event_at,
     first_mentioned_at,
+    first_seen_at,
     is_shared,
     is_identified,
     component_size

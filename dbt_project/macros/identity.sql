@@ -45,7 +45,7 @@ ranked_ids as (
     select
         id_key,
         row_number() over (
-            order by kind_rank, first_event_at nulls last, first_mentioned_at, id_key
+            order by kind_rank, first_event_at nulls last, first_seen_at nulls last, id_key
         ) as id_rank
     from ids
 ),
@@ -100,6 +100,13 @@ components as (
     from component_ranks
     inner join ranked_ids on component_ranks.id_rank = ranked_ids.id_rank
 )
+{%- endmacro %}
+
+{# Whether the customer of `ids`, placed by `components`, is more than a device. Who is only named, by records or as
+   somebody else's external id, was never here. #}
+{% macro is_identified() -%}
+min(ids.kind_rank) over (partition by components.component_rank) < 4
+        and max(ids.first_seen_at) over (partition by components.component_rank) is not null
 {%- endmacro %}
 
 {# What splits and their undoing leave in force: the common table expressions from `split_events` to `splits`.
@@ -177,11 +184,11 @@ ids_by_strength as (
         customer_id,
         id_kind,
         id_value,
-        first_mentioned_at,
+        first_seen_at,
         is_identified,
         row_number() over (
             partition by customer_id, id_kind
-            order by first_event_at nulls last, first_mentioned_at, id_key
+            order by first_event_at nulls last, first_seen_at nulls last, id_key
         ) as id_number
     from ids
 ),
@@ -189,7 +196,7 @@ ids_by_strength as (
 id_summary as (
     select
         customer_id,
-        min(first_mentioned_at) as first_seen_at,
+        min(first_seen_at) as first_seen_at,
         {{ any_true('is_identified') }} as is_identified,
         count(*) as ids,
         max(case when id_kind = 'user' and id_number = 1 then id_value end) as user_id,
@@ -213,4 +220,6 @@ select
     id_summary.first_seen_at
 from id_summary
 left join latest_traits on id_summary.customer_id = latest_traits.customer_id
+-- Who is only named, by a record of another system or as an external id, has not been here yet.
+where id_summary.first_seen_at is not null
 {%- endmacro %}

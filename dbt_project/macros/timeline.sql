@@ -44,9 +44,12 @@ staged_events as (
     from {{ ref('stg_events') }} as events
     inner join ids on events.id_key = ids.id_key
     left join catalog on events.event = catalog.event
-    {%- if known %}
-    where {{ known }}
-    {%- endif %}
+    -- What Signalbox itself says about ids is no step of theirs.
+    where
+        coalesce(events.source, '') <> 'signalbox'
+        {%- if known %}
+            and {{ known }}
+        {%- endif %}
 ),
 
 events as (

@@ -3,7 +3,7 @@
 A file's `KIND` says how its data comes in and what else it defines:
 
 * `refresh`: a table that is read again and again through an API. `TABLE`, `COLUMNS`, `KEY`,
-  `SANDBOX` and `rows(settings, since)`.
+  `SANDBOX` and `rows(settings, since)`; where its rows are about people, `link(row, settings)`.
 * `pull`: a broker whose messages go through the collector's door into the event log.
   `WINDOW` and `connect(settings)`, which returns a `Consumer`.
 * `push`: a vendor that calls the collector at `POST /v1/hooks/<name>`.
@@ -118,6 +118,31 @@ class Refused(Exception):
         self.message = message
 
 
+@dataclass(frozen=True)
+class Link:
+    """Ids that a record of another system holds of one person.
+
+    Args:
+        id_kind: kind of the record, as identity knows it: `crm_contact`.
+        id_value: the record's id there.
+        external_ids: the others, as (type, id); the types are those of Segment's
+            `context.externalIds`, and the seed identity_rules says which of them join.
+    """
+
+    id_kind: str
+    id_value: str
+    external_ids: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def of(cls, id_kind: str, id_value: object, ids: Iterable[tuple[str, object]]) -> Link | None:
+        """The link of a record; None if it has no id of its own or no other id."""
+        given = [(kind, str(value).strip()) for kind, value in ids if value not in (None, "")]
+        external_ids = tuple(dict.fromkeys((kind, value) for kind, value in given if value))
+        if id_value in (None, "") or not external_ids:
+            return None
+        return cls(id_kind, str(id_value), external_ids)
+
+
 Rows = Callable[[Any, datetime | None], Iterator[dict[str, Any]]]
 
 
@@ -136,6 +161,7 @@ class RefreshSource(Source):
 
     `rows(settings, since)` yields dicts of `columns`. With a `key` they are merged, the newest
     `updated_at` wins, and `since` is the newest there is; without one they replace the table.
+    `link(row, settings)` tells which ids a row holds together, if it does.
     """
 
     table: str
@@ -144,6 +170,7 @@ class RefreshSource(Source):
     sandbox: Mapping[str, str]  # settings that point it at the sandbox
     on_by_default: bool
     rows: Rows
+    link: Callable[[dict[str, Any], Any], Link | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -191,6 +218,7 @@ def load(name: str) -> Source:
             sandbox=dict(module.SANDBOX),
             on_by_default=bool(getattr(module, "ON_BY_DEFAULT", False)),
             rows=module.rows,
+            link=getattr(module, "link", None),
         )
     if kind == "pull":
         return PullSource(*common, window=int(module.WINDOW), connect=module.connect)

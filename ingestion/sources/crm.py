@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ingestion.rest_api import Api, parse_time
-from ingestion.sources import ColumnType
+from ingestion.sources import ColumnType, Link
 
 KIND = "refresh"
 DESCRIPTION = "The CRM's contacts with their current values."
@@ -42,17 +42,21 @@ PROPERTIES = (
     "churn_top_reason",
     "customer_segment",
     "last_seen_at",
+    # Contacts that were merged into this one, and its further addresses; each a list by semicolons.
+    "hs_merged_object_ids",
+    "hs_additional_emails",
 )
 
 
 class Settings(BaseSettings):
-    """Where the CRM is."""
+    """Where the CRM is, and which of its properties holds your own id of the person."""
 
     model_config = SettingsConfigDict(
         env_prefix="SIGNALBOX_CRM_", env_ignore_empty=True, extra="ignore"
     )
     url: str = ""
     token: SecretStr | None = None
+    user_id_property: str = "user_id"
 
 
 def rows(settings: Settings, since: datetime | None = None) -> Iterator[dict[str, Any]]:
@@ -65,7 +69,8 @@ def rows(settings: Settings, since: datetime | None = None) -> Iterator[dict[str
     seen: set[str] = set()  # a contact that moves between pages while we read is answered twice
     after = ""
     while True:
-        parameters = {"limit": str(PAGE_ROWS), "properties": ",".join(PROPERTIES)}
+        properties = dict.fromkeys((*PROPERTIES, settings.user_id_property))
+        parameters = {"limit": str(PAGE_ROWS), "properties": ",".join(properties)}
         if after:
             parameters["after"] = after
         page = api.get("/crm/v3/objects/contacts", parameters)
@@ -91,3 +96,20 @@ def _row(contact: dict[str, Any]) -> dict[str, Any]:
         "updated_at": parse_time(contact.get("updatedAt")),
         "archived": bool(contact.get("archived", False)),
     }
+
+
+def link(row: dict[str, Any], settings: Settings) -> Link | None:
+    """A contact's id in the CRM, and the ids and addresses that it holds of the person."""
+    values = orjson.loads(row["properties"])
+    merged = str(values.get("hs_merged_object_ids") or "").split(";")
+    addresses = str(values.get("hs_additional_emails") or "").split(";")
+    return Link.of(
+        "crm_contact",
+        row["contact_id"],
+        [
+            ("user_id", values.get(settings.user_id_property)),
+            ("email", row["email"]),
+            *(("email", address) for address in addresses),
+            *(("crm_contact_id", contact) for contact in merged),
+        ],
+    )

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ingestion.rest_api import Api, parse_time
-from ingestion.sources import ColumnType
+from ingestion.sources import ColumnType, Link
 
 KIND = "refresh"
 DESCRIPTION = "The help desk's tickets, as they are now."
@@ -51,19 +51,41 @@ def rows(settings: Settings, since: datetime | None = None) -> Iterator[dict[str
         SourceError: the API refuses, cannot be reached, or answers nonsense.
     """
     api = Api("help desk", settings.url, settings.token, "SIGNALBOX_SUPPORT")
-    parameters = {"page[size]": str(PAGE_ROWS)}
+    parameters = {"page[size]": str(PAGE_ROWS), "include": "users"}
     if since is not None:
         parameters["updated_since"] = since.isoformat().replace("+00:00", "Z")
     while True:
         page = api.get("/api/v2/tickets", parameters)
         with api.understanding():
-            found = [_row(ticket) for ticket in page["tickets"]]
+            users = {user["id"]: user for user in page.get("users") or ()}
+            found = [_row(_with_requester(ticket, users)) for ticket in page["tickets"]]
             more = page["meta"]["has_more"]
             after = str(page["meta"].get("after_cursor") or "")
         yield from found
         if not more or not after or after == parameters.get("page[after]"):
             return
         parameters["page[after]"] = after
+
+
+def link(row: dict[str, Any], settings: Settings) -> Link | None:
+    """The desk's id of who asked, your own id of that person where the desk has it, the address."""
+    ticket = orjson.loads(row["payload"])
+    requester = ticket.get("requester")
+    known = requester if isinstance(requester, dict) else {}
+    return Link.of(
+        "support_user",
+        ticket.get("requester_id"),
+        [("user_id", known.get("external_id")), ("email", row["requester_email"])],
+    )
+
+
+def _with_requester(ticket: dict[str, Any], users: dict[Any, dict[str, Any]]) -> dict[str, Any]:
+    """A ticket with its requester inside, whom Zendesk lists beside the tickets."""
+    user = users.get(ticket.get("requester_id"))
+    if user is None or isinstance(ticket.get("requester"), dict):
+        return ticket
+    known = {name: user.get(name) for name in ("name", "email", "external_id")}
+    return ticket | {"requester": known}
 
 
 def _row(ticket: dict[str, Any]) -> dict[str, Any]:

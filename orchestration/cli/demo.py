@@ -126,9 +126,10 @@ def _prepare(settings: Settings, state: DemoState, days: int) -> None:
 
         with lake.writer(settings, "demo"):
             task = step("loading into the lake with dlt")
-            loaded = ingest.loader(settings).load()
+            ingest.loader(settings).ensure_tables()
             for source in ingest.refreshable(settings, with_sandbox=True):
                 ingest.refresh(settings, source)
+            loaded = ingest.loader(settings).load()
             finish(task, f"loaded {loaded.events:,} events in {loaded.seconds:.1f} s")
 
             task = step("building the models with dbt")

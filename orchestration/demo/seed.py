@@ -37,7 +37,10 @@ def seed_sandbox(world: World, sandbox_url: str, *, token: str = "sandbox") -> d
                     "subject": ticket["subject"],
                     "status": ticket["status"],
                     "priority": ticket["priority"],
-                    "requester": {"email": ticket["requester_email"]},
+                    "requester": {
+                        "email": ticket["requester_email"],
+                        "external_id": ticket["requester_user_id"],
+                    },
                     "created_at": ticket["created_at"],
                 }
             }

@@ -169,6 +169,7 @@ class World:
                 continue
             contact = {
                 "email": customer.email,
+                "user_id": customer.user_id,
                 "firstname": customer.first_name,
                 "lastname": customer.last_name,
                 "lifecyclestage": "customer" if customer.uses_app else "lead",
@@ -192,6 +193,7 @@ class World:
             {
                 "ticket_id": ticket.id,
                 "requester_email": customer.email,
+                "requester_user_id": customer.user_id,
                 "subject": ticket.subject,
                 "status": ticket.status,
                 "priority": ticket.priority,

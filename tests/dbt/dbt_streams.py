@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -19,7 +20,30 @@ def stream(seed: int, size: int = 220, days: float = 40) -> list[Message]:
         _message(rnd, NOW - timedelta(days=rnd.uniform(0, days) ** 1.5 / days**0.5), people, number)
         for number in range(size)
     ]
+    _tell_of_records(random.Random(seed), messages, people)
     return sorted(messages, key=lambda message: message.at)
+
+
+def _tell_of_records(rnd: random.Random, messages: list[Message], people: int) -> None:
+    """Give some messages ids of CRM and help desk, and let records of these name ids themselves."""
+    for number, message in enumerate(list(messages)):
+        if rnd.random() > 0.12:
+            continue
+        person = rnd.randrange(people)
+        mailbox = f"Person{rnd.choice([person, person, (person + 1) % people])}@Example.com"
+        user = f"user-{rnd.choice([person, person, person, rnd.randrange(people)])}"
+        ids = [("email", mailbox), ("user_id", user), ("crm_contact_id", f"{person % 7}")]
+        ids += [("support_user_id", str(rnd.randrange(5))), ("shoe_size", "43")]
+        some = [{"type": kind, "id": value} for kind, value in rnd.sample(ids, rnd.choice([1, 2]))]
+        if message.type == "track" and rnd.random() < 0.5:
+            body = {**message.body, "context": {"externalIds": some}}
+            messages[number] = replace(message, body=body)
+            continue
+        kind = rnd.choice(["crm_contact", "support_user"])
+        body = {"properties": {"id_kind": kind, "id_value": f"{rnd.randrange(12)}"}}
+        body |= {"context": {"externalIds": some}}
+        link = ("track", message.at, f"l{number}", None, None, "Identity Linked", body, "signalbox")
+        messages.append(Message(*link))
 
 
 def arrivals(seed: int, messages: list[Message], batches: int) -> list[list[Message]]:

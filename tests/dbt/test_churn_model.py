@@ -63,8 +63,8 @@ def test_the_training_set_says_what_was_known_and_what_came_of_it(warehouse: War
         active[customer].add(day)
     known = dict(
         warehouse.query(
-            "select customer_id, min(first_mentioned_at)::date from identity_map"
-            " where kind_rank < 3 group by 1"
+            "select customer_id, min(first_seen_at)::date from identity_map"
+            " where kind_rank < 4 group by 1"
         )
     )
     for customer, as_of, silence_days, churned, kind in rows:

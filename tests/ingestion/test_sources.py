@@ -15,7 +15,7 @@ from ingestion import rest_api, sources
 from ingestion.destination import Lake
 from ingestion.load import Loader
 from ingestion.refresh import SourceResult, refresh
-from ingestion.sources import RefreshSource, SourceError, crm, support
+from ingestion.sources import Link, RefreshSource, SourceError, crm, support
 
 TOKEN = "pat-secret"
 
@@ -28,6 +28,7 @@ class Vendor(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.contacts: list[dict[str, Any]] = []
         self.tickets: list[dict[str, Any]] = []
+        self.users: list[dict[str, Any]] = []  # whom Zendesk lists beside the tickets
         self.answers: list[tuple[int, dict[str, str], bytes]] = []  # given before any other
         self.requests: list[dict[str, str]] = []
 
@@ -53,6 +54,8 @@ class Handler(BaseHTTPRequestHandler):
             found = [t for t in self.server.tickets if t["updated_at"] >= since]
             start = int(asked.get("page[after]", "0"))
             body = {"tickets": found[start : start + 2]}
+            if asked.get("include") == "users":
+                body["users"] = self.server.users
             more = start + 2 < len(found)
             body["meta"] = {"has_more": more, "after_cursor": str(start + 2)}
         return self._answer(200, {}, json.dumps(body).encode())
@@ -69,10 +72,13 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-def load(name: str, lake: Lake, url: str, *, full: bool = False) -> SourceResult:
+def load(
+    name: str, lake: Lake, url: str, *, full: bool = False, on_links: Any = None, **own: str
+) -> SourceResult:
     source = sources.load(name)
     assert isinstance(source, RefreshSource)
-    return refresh(lake, source, source.settings(url=url, token=TOKEN), full=full)
+    settings = source.settings(url=url, token=TOKEN, **own)
+    return refresh(lake, source, settings, full=full, on_links=on_links)
 
 
 def contacts(url: str, token: str = TOKEN) -> list[dict[str, Any]]:
@@ -175,6 +181,42 @@ def test_tickets_are_merged(raw: Lake, vendor: Vendor) -> None:
         "select requester_email, subject, payload ->> 'priority' from raw.support_tickets "
         "where ticket_id = '1'",
     ) == [("c1@example.com", "Où est ma commande ?", "high")]
+
+
+def test_records_tell_which_ids_they_hold_of_a_person(raw: Lake, vendor: Vendor) -> None:
+    vendor.contacts = [
+        contact(
+            1, our_id="u_1", hs_merged_object_ids="7;8", hs_additional_emails="one@home.example"
+        ),
+        contact(2),
+        contact(3, email=None),
+    ]
+    told: list[Link] = []
+    load("crm", raw, vendor.url, on_links=told.extend, user_id_property="our_id")
+    assert "our_id" in vendor.requests[0]["properties"].split(",")
+    merged = (("crm_contact_id", "7"), ("crm_contact_id", "8"))
+    emails = (("email", "c1@example.com"), ("email", "one@x.example"))
+    assert told == [
+        Link("crm_contact", "1", (("user_id", "u_1"), *emails, *merged)),
+        Link("crm_contact", "2", (("email", "c2@example.com"),)),
+    ]
+
+    # Zendesk lists the people beside the tickets; a desk that does not names them inside.
+    vendor.users = [{"id": 71, "name": "Ann", "email": "ann@example.com", "external_id": "u_1"}]
+    known = ticket(1, "2026-01-01T00:00:00Z", requester_id=71)
+    del known["requester_email"]
+    inside = {"requester_id": 72, "requester": {"email": "ben@example.com", "external_id": 5}}
+    vendor.tickets = [known, ticket(2, "2026-01-02T00:00:00Z", **inside, requester_email=None)]
+    vendor.tickets.append(ticket(3, "2026-01-03T00:00:00Z"))
+    told.clear()
+    load("support", raw, vendor.url, on_links=told.extend)
+    assert told == [
+        Link("support_user", "71", (("user_id", "u_1"), ("email", "ann@example.com"))),
+        Link("support_user", "72", (("user_id", "5"), ("email", "ben@example.com"))),
+    ]
+    assert query(
+        raw, "select requester_email from raw.support_tickets where ticket_id <> '3' order by 1"
+    ) == [("ann@example.com",), ("ben@example.com",)]
 
 
 def test_a_failure_midway_leaves_the_table(raw: Lake, vendor: Vendor, waits: list[float]) -> None:

@@ -126,7 +126,7 @@
 {%- endmacro %}
 
 {% macro default__json_unnest(column) -%}
-    json_array_elements_text(cast({{ column }} as json))
+    cast(json_array_elements(cast({{ column }} as json)) as varchar)
 {%- endmacro %}
 
 {# The names in a JSON object column, one per row: a select expression. #}

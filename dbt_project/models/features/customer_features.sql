@@ -32,18 +32,17 @@ features as (
     where as_of_date = (select max(latest.as_of_date) from {{ ref('customer_features_daily') }} as latest)
 ),
 
-identity_map as (
+support_customers as (
     select
-        id_key,
+        desk_ticket_id,
         customer_id
-    from {{ ref('identity_map') }}
-    where id_kind = 'email'
+    from {{ ref('support_customers') }}
 ),
 
 support_desk as (
     select
         ticket_id,
-        id_key,
+        desk_ticket_id,
         is_open,
         opened_at
     from {{ ref('stg_support_tickets') }}
@@ -68,11 +67,11 @@ open_tickets as (
         min(opened_day) as oldest_day
     from (
         select
-            identity_map.customer_id,
+            support_customers.customer_id,
             support_desk.ticket_id,
             {{ utc_date('support_desk.opened_at') }} as opened_day
-        from identity_map
-        inner join support_desk on identity_map.id_key = support_desk.id_key
+        from support_customers
+        inner join support_desk on support_customers.desk_ticket_id = support_desk.desk_ticket_id
         where support_desk.is_open
 
         union all

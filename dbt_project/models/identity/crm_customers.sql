@@ -3,6 +3,7 @@ with
 contacts as (
     select
         contact_id,
+        contact_key,
         id_key,
         email,
         is_archived,
@@ -15,13 +16,17 @@ identity_map as (
         id_key,
         customer_id
     from {{ ref('identity_map') }}
+    where is_identified
 )
 
+-- The contact's own id says more than an address; until a micro-batch has read it, the address does.
 select
     contacts.contact_id,
-    identity_map.customer_id,
+    coalesce(by_contact.customer_id, by_email.customer_id) as customer_id,
     contacts.email,
     contacts.is_archived,
     contacts.updated_at
 from contacts
-inner join identity_map on contacts.id_key = identity_map.id_key
+left join identity_map as by_contact on contacts.contact_key = by_contact.id_key
+left join identity_map as by_email on contacts.id_key = by_email.id_key
+where coalesce(by_contact.customer_id, by_email.customer_id) is not null

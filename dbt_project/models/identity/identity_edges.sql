@@ -10,9 +10,11 @@ mentions as (
         evidence,
         id_key,
         id_kind,
+        kind_rank,
+        actor_key,
         row_number() over (
             partition by event_id
-            order by kind_rank asc, is_actor desc, id_key asc
+            order by case when actor_key is null then 0 else 1 end, kind_rank asc, is_actor desc, id_key asc
         ) as strength
     from {{ ref('identity_mentions') }}
     {% if is_incremental() %}
@@ -21,25 +23,44 @@ mentions as (
 ),
 
 -- Every id of an event belongs to its strongest one: a star, so that a device which too many people
--- share can be cut out without leaving a way around it.
+-- share can be cut out without leaving a way around it. External ids belong to the id that sent the event,
+-- and may be the stronger end.
+joined as (
+    select
+        carried.event_id,
+        carried.log_seq,
+        carried.event_at,
+        carried.evidence,
+        case when carried.kind_rank < centre.kind_rank then centre.id_key else carried.id_key end as id_key,
+        case when carried.kind_rank < centre.kind_rank then centre.id_kind else carried.id_kind end as id_kind,
+        case when carried.kind_rank < centre.kind_rank then carried.id_key else centre.id_key end as other_id_key,
+        case when carried.kind_rank < centre.kind_rank then carried.id_kind else centre.id_kind end as other_id_kind
+    from mentions as carried
+    inner join mentions as centre
+        on
+            carried.event_id = centre.event_id
+            and case
+                when carried.actor_key is null then centre.strength = 1
+                else centre.id_key = carried.actor_key
+            end
+    where carried.id_key <> centre.id_key
+),
+
 pairs as (
     select
-        weaker.id_key,
-        weaker.id_kind,
-        stronger.id_key as other_id_key,
-        stronger.id_kind as other_id_kind,
-        weaker.event_id,
-        weaker.log_seq,
-        weaker.event_at,
-        weaker.evidence,
+        id_key,
+        id_kind,
+        other_id_key,
+        other_id_kind,
+        event_id,
+        log_seq,
+        event_at,
+        evidence,
         row_number() over (
-            partition by weaker.id_key, stronger.id_key
-            order by weaker.log_seq
+            partition by id_key, other_id_key
+            order by log_seq
         ) as occurrence
-    from mentions as weaker
-    inner join mentions as stronger
-        on weaker.event_id = stronger.event_id and stronger.strength = 1 and weaker.strength > 1
-    where weaker.id_key <> stronger.id_key
+    from joined
 ),
 
 {% if is_incremental() %}

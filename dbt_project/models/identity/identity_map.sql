@@ -11,6 +11,7 @@ mentions as (
         kind_rank,
         min(case when is_actor then event_at end) as first_event_at,
         min(event_at) as first_mentioned_at,
+        min(case when actor_key is null then event_at end) as first_seen_at,
         max(log_seq) as last_log_seq
     from {{ ref('identity_mentions') }}
     {% if is_incremental() %}
@@ -78,6 +79,7 @@ split_ids as (
             known.kind_rank,
             known.first_event_at,
             known.first_mentioned_at,
+            known.first_seen_at,
             known.last_log_seq
         from {{ this }} as known
         inner join touched on known.customer_id = touched.customer_id
@@ -93,6 +95,7 @@ ids as (
         kind_rank,
         min(first_event_at) as first_event_at,
         min(first_mentioned_at) as first_mentioned_at,
+        min(first_seen_at) as first_seen_at,
         max(last_log_seq) as last_log_seq
     from (
         select
@@ -102,6 +105,7 @@ ids as (
             kind_rank,
             first_event_at,
             first_mentioned_at,
+            first_seen_at,
             last_log_seq
         from mentions
         {% if is_incremental() %}
@@ -113,6 +117,7 @@ ids as (
                 kind_rank,
                 first_event_at,
                 first_mentioned_at,
+                first_seen_at,
                 last_log_seq
             from known_ids
         {% endif %}
@@ -181,13 +186,14 @@ placed as (
         ids.kind_rank,
         ids.first_event_at,
         ids.first_mentioned_at,
+        ids.first_seen_at,
         ids.last_log_seq,
         canonical.id_key as canonical_id_key,
         shared_ids.id_key is not null as is_shared,
         max(greatest(ids.last_log_seq, coalesce(cuts.cut_seq, -1))) over (
             partition by components.component_rank
         ) as changed_seq,
-        min(ids.kind_rank) over (partition by components.component_rank) < 3 as is_identified,
+        {{ is_identified() }} as is_identified,
         count(*) over (partition by components.component_rank) as component_size
     from ids
     inner join components on ids.id_key = components.id_key
@@ -206,6 +212,7 @@ select
     {{ cast_to('kind_rank', 'integer') }} as kind_rank,
     first_event_at,
     first_mentioned_at,
+    first_seen_at,
     last_log_seq,
     changed_seq,
     is_shared,

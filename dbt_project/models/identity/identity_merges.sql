@@ -116,6 +116,7 @@ select
     event_at as merged_at,
     case evidence
         when 'alias' then id_key || ' and ' || other_id_key || ' were declared the same by an alias call'
+        when 'record' then id_key || ' and ' || other_id_key || ' stand in one record of the CRM or the help desk'
         when 'identify' then id_key || ' and ' || other_id_key || ' were named together by an identify call'
         else id_key || ' and ' || other_id_key || ' appeared together on a ' || evidence || ' call'
     end as reason

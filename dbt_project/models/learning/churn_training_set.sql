@@ -5,9 +5,9 @@ with
 known_people as (
     select
         customer_id,
-        min({{ utc_date('first_mentioned_at') }}) as known_since
+        min({{ utc_date('first_seen_at') }}) as known_since
     from {{ ref('identity_map') }}
-    where kind_rank < 3
+    where kind_rank < 4
     group by customer_id
 ),
 

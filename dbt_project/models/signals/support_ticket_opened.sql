@@ -11,23 +11,16 @@ ticket_events as (
     where event = 'Support Ticket Opened'
 ),
 
-identity_map as (
-    select
-        id_key,
-        customer_id
-    from {{ ref('identity_map') }}
-    where id_kind = 'email'
-),
-
 desk_tickets as (
     select
-        identity_map.customer_id,
+        support_customers.customer_id,
         tickets.ticket_id,
         tickets.opened_at,
         tickets.subject,
         tickets.priority
     from {{ ref('stg_support_tickets') }} as tickets
-    inner join identity_map on tickets.id_key = identity_map.id_key
+    inner join {{ ref('support_customers') }} as support_customers
+        on tickets.desk_ticket_id = support_customers.desk_ticket_id
 ),
 
 all_tickets as (

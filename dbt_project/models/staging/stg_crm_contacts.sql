@@ -13,6 +13,7 @@ contacts as (
 
 select
     contact_id,
+    'crm_contact:' || contact_id as contact_key,
     'email:' || lower(trim(email)) as id_key,
     lower(trim(email)) as email,
     {{ json_string('properties', 'firstname') }} as first_name,

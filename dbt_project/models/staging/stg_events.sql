@@ -113,7 +113,21 @@ unpacked as (
         coalesce(
             {{ json_fragment('payload', 'traits') }},
             case when type = 'identify' then {{ json_fragment('payload', 'context.traits') }} end
-        ) as traits
+        ) as traits,
+        -- Segment's context.externalIds, in RudderStack's libraries externalId. Few messages have any, and to look
+        -- for the word costs less than to parse.
+        case
+            when payload like '%"externalId%'
+                then coalesce(
+                    {{ json_fragment('payload', 'context.externalIds') }},
+                    {{ json_fragment('payload', 'context.externalId') }}
+                )
+        end as external_ids,
+        case
+            when source = 'signalbox' and event = 'Identity Linked'
+                then {{ json_string('payload', 'properties.id_kind') }} || ':'
+                    || {{ json_string('payload', 'properties.id_value') }}
+        end as record_key
     from first_copies
 ),
 
@@ -140,7 +154,7 @@ select
     type,
     event,
     event_version,
-    coalesce(user_key, anonymous_key) as id_key,
+    coalesce(user_key, anonymous_key, record_key) as id_key,
     user_key,
     anonymous_key,
     email,
@@ -163,6 +177,7 @@ select
     campaign_medium,
     properties,
     traits,
+    case when substr(external_ids, 1, 1) = '[' then external_ids end as external_ids,
     violation_reason,
     violation_detail,
     replayed_at

@@ -159,10 +159,22 @@ class StandIn(vendor.StandIn):
             "status": given.get("status") or "new",
             "priority": given.get("priority") or "normal",
             "tags": given.get("tags") or [],
-            "requester": {"email": email, "name": _requester(given).get("name")},
+            "requester_id": self._requester_id(email),
+            "requester": {
+                "email": email,
+                "name": _requester(given).get("name"),
+                "external_id": _requester(given).get("external_id"),
+            },
             "requester_email": email,
             "created_at": _moment(str(created)) if created else None,
         }
+
+    def _requester_id(self, email: str) -> int:
+        known = {
+            ticket["requester_email"]: ticket.get("requester_id", 0)
+            for ticket in self._tickets.values()
+        }
+        return known.get(email) or max(known.values(), default=0) + 1
 
     def _effect(
         self,

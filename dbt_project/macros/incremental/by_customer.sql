@@ -12,9 +12,16 @@
 
 {# Of a model by customer that tells changed_seq: the condition on its rows that were built anew for the customers
    this build recomputes. It adds nothing to the join with touched_customers but speed: a bound by which the lake
-   skips the files of earlier builds, so that reading whole customers costs no more for a long history of all. #}
-{% macro is_rebuilt(alias, parent) -%}
-    {%- if is_incremental() and follows_identity(parent) and not day_has_rolled() -%}
+   skips the files of earlier builds, so that reading whole customers costs no more for a long history of all.
+   Of a parent that is a view, `above` names the models whose rows it passes on; one that does not say changed_seq
+   is read whole. #}
+{% macro is_rebuilt(alias, parent, above=none) -%}
+    {%- set follow = [] -%}
+    {%- for name in above or [parent] if follows_identity(name) -%}
+        {%- do follow.append(name) -%}
+    {%- endfor -%}
+    {%- if is_incremental() and not day_has_rolled() and follow | length == (above or [parent]) | length
+            and 'changed_seq' in graph.nodes['model.' ~ model.package_name ~ '.' ~ parent].columns -%}
         {{ alias }}.changed_seq > {{ watermark() }}
     {%- else -%}
         1 = 1

@@ -41,7 +41,7 @@ joined as (
             carried.event_id = centre.event_id
             and case
                 when carried.actor_key is null then centre.strength = 1
-                else centre.id_key = carried.actor_key
+                else carried.actor_key = centre.id_key
             end
     where carried.id_key <> centre.id_key
 ),

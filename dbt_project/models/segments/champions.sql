@@ -4,6 +4,7 @@ features as (
     select
         customer_id,
         as_of_date,
+        changed_seq,
         tenure_days,
         days_since_last_seen,
         days_since_last_purchase,
@@ -16,6 +17,7 @@ scores as (
     select
         customer_id,
         as_of_date,
+        changed_seq,
         churn_band
     from {{ ref('churn_scores_daily') }}
 )
@@ -24,6 +26,7 @@ scores as (
 select
     features.customer_id,
     features.as_of_date,
+    features.changed_seq,
     case
         when features.purchases_90d >= 3
             then
@@ -32,7 +35,11 @@ select
         else 'Active on ' || {{ in_words('features.active_days_30d') }} || ' of the last 30 days'
     end as reason
 from features
-inner join scores on features.customer_id = scores.customer_id and features.as_of_date = scores.as_of_date
+inner join scores
+    on
+        features.customer_id = scores.customer_id
+        and features.as_of_date = scores.as_of_date
+        and features.changed_seq = scores.changed_seq
 where
     features.tenure_days >= 30
     and scores.churn_band = 'low'

@@ -17,6 +17,7 @@ days_in_segment as (
             members.reason
         from {{ ref(name) }} as members
         inner join touched_customers on members.customer_id = touched_customers.customer_id
+        where {{ is_rebuilt('members', name, above=['customer_features_daily', 'churn_scores_daily']) }}
         {{ 'union all' if not loop.last }}
     {% endfor %}
 ),

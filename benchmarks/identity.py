@@ -5,7 +5,7 @@
 For each size, in a temporary home with its own Postgres: loads events that carry a user and a
 device each, so many different pairs in all, builds the identity models from nothing, then a few
 micro-batches of 500 events, of which a tenth join two customers by an alias. Times are those of the
-whole dbt run of the identity models.
+whole dbt run of the identity models, memory is the most that the process ever held.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import resource
 import statistics
 import time
 from collections.abc import Iterator
@@ -79,13 +80,13 @@ def append(log: EventLog, records: Iterator[bytes]) -> None:
 
 
 def measure(pairs: int, rounds: int) -> dict[str, Any]:
-    """Seconds of a full build and, as a median, of a micro-batch upon it."""
+    """Seconds by the clock and of CPU of a full build and, as medians, of a micro-batch on it."""
     home = support.new_home()
     os.environ["SIGNALBOX_HOME"] = str(home)  # dbt asks the environment
     settings = Settings(home=home, postgres_url=None, lake_url="", _env_file=None)
     support.share_lake(settings)
     lottery = random.Random(1)
-    small = []
+    small: list[tuple[float, float]] = []
     select = ["run", "--select", *MODELS, "identity_mentions", "identity_splits"]
     with EventLog(settings.log_dir) as log:
         append(log, history(pairs))
@@ -95,17 +96,13 @@ def measure(pairs: int, rounds: int) -> dict[str, Any]:
             loader.load()
             dbt.warm_up(settings)
             dbt.invoke(["seed", "--select", "identity_rules"], settings)
-            started = time.perf_counter()
-            dbt.invoke(select, settings)
-            full = time.perf_counter() - started
+            full = timed(select, settings)
             number = pairs
             for _ in range(rounds):
                 append(log, batch(lottery, number, pairs))
                 number += BATCH
                 loader.load()
-                started = time.perf_counter()
-                dbt.invoke(select, settings)
-                small.append(time.perf_counter() - started)
+                small.append(timed(select, settings))
         loader.close()
     with lake.connect(settings) as connection:
         found = connection.execute(
@@ -121,9 +118,19 @@ def measure(pairs: int, rounds: int) -> dict[str, Any]:
         "ids": found[0],
         "customers": found[1],
         "largest": found[2],
-        "full_s": round(full, 2),
-        "micro_batch_s": round(statistics.median(small[1:]), 3),
+        "full_s": round(full[0], 2),
+        "full_cpu_s": round(full[1], 2),
+        "micro_batch_s": round(statistics.median(wall for wall, _ in small[1:]), 3),
+        "micro_batch_cpu_s": round(statistics.median(cpu for _, cpu in small[1:]), 3),
+        "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
+
+
+def timed(select: list[str], settings: Settings) -> tuple[float, float]:
+    """Seconds by the clock, and of CPU, that a run of dbt takes."""
+    started, cpu = time.perf_counter(), time.process_time()
+    dbt.invoke(select, settings)
+    return time.perf_counter() - started, time.process_time() - cpu
 
 
 def main() -> None:
@@ -141,12 +148,15 @@ def main() -> None:
         return
     support.print_table(
         f"Identity, built whole and by a micro-batch of {BATCH} events with {MERGES} merges",
-        ["id pairs", "ids", "customers", "largest", "full", "micro-batch"],
+        ["id pairs", "ids", "customers", "largest", "full", "CPU", "micro-batch", "CPU", "memory"],
         [
             (
                 *(f"{one[name]:,}" for name in ("pairs", "ids", "customers", "largest")),
                 f"{one['full_s']:,.1f} s",
-                f"{one['micro_batch_s'] * 1000:,.0f} ms",
+                f"{one['full_cpu_s']:,.1f} s",
+                f"{one['micro_batch_s']:,.2f} s",
+                f"{one['micro_batch_cpu_s']:,.2f} s",
+                f"{one['memory_mb']:,} MB",
             )
             for one in found
         ],

@@ -95,6 +95,31 @@ def outdated(settings: Settings, columns: Mapping[str, Collection[str]]) -> list
     ]
 
 
+def stale(settings: Settings) -> dict[str, list[str]]:
+    """Incremental models whose earlier rows are not as the working tree has them, and why.
+
+    Names of models with those of the edits since the last build of all: of the model itself, or of
+    a seed or a view above it. Models that a new day recomputes mend themselves and are left out.
+
+    Raises:
+        DbtFailed: with dbt's words.
+    """
+    parsed = dbt.manifest(settings)
+    nodes, found = parsed["nodes"], dict[str, set[str]]()
+    ids = {node["name"]: one for one, node in nodes.items() if node["resource_type"] != "test"}
+    for name in dbt.modified(settings) or ():
+        todo, seen = [ids[name]], {ids[name]}
+        while todo:
+            node = nodes[todo.pop()]
+            if node["config"]["materialized"] != "incremental":
+                fresh = {one for one in parsed["child_map"][node["unique_id"]] if one in nodes}
+                todo += fresh - seen
+                seen |= fresh
+            elif not node["config"].get("meta", {}).get("rolls_daily"):
+                found.setdefault(node["name"], set()).add(name)
+    return {name: sorted(edits) for name, edits in sorted(found.items())}
+
+
 def layouts(settings: Settings) -> dict[str, list[str]]:
     """The columns in whose order the rows of a table are to lie, of those that say so."""
     return {
@@ -122,7 +147,8 @@ def build(
         for event in dbt.stream(["build", *args], settings, as_of=as_of):
             events.append(event)
             yield event
-        if "--select" not in args:
+        # Rows that an edit has not reached yet are still those of the build before.
+        if "--select" not in args and ("--full-refresh" in args or not stale(settings)):
             dbt.keep_built(settings, parsed)
     finally:
         for event in events:
@@ -183,7 +209,7 @@ def build_model_assets(manifest: Mapping[str, Any]) -> tuple[AssetsDefinition, A
                 yield from message.to_default_asset_events(
                     manifest=manifest, dagster_dbt_translator=_translator, context=context
                 )
-            if context.run.job_name == DAILY:
+            if context.run.job_name == DAILY and not stale(run_settings):
                 dbt.keep_built(run_settings, dbt.manifest_path(run_settings))
         if batch:
             for key in context.selected_asset_keys & views:

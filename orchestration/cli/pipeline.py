@@ -110,6 +110,7 @@ def build(
 
     from orchestration import lake, warehouse
     from orchestration.assets import models
+    from orchestration.cli.run import tell_stale
     from orchestration.supervisor import port_answers
 
     settings = load_settings()
@@ -140,16 +141,18 @@ def build(
             elif status := event["data"].get("status"):
                 done[node["unique_id"]] = str(status)
                 progress.update(task, completed=len(done))
+        stale = {} if "--full-refresh" in args else models.stale(settings)
     counts: dict[str, int] = {}
     for unique_id in done:
         kind = unique_id.split(".")[0].replace("_", " ")
         if kind != "operation":  # hooks: housekeeping, nothing that a user named
             counts[kind] = counts.get(kind, 0) + 1
     if as_json:
-        print_json({"built": counts})
+        print_json({"built": counts, "stale": stale})
         return
     parts = ", ".join(f"{count} {kind}s" for kind, count in sorted(counts.items()))
     console.print(f"Built {parts or 'nothing'}.")
+    tell_stale(stale)
     if moment:
         console.print(
             f"The models now look from {moment:%Y-%m-%d %H:%M:%S} UTC; "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -200,6 +200,9 @@ def warm() -> None:
 def bring_models_up(settings: Settings) -> None:
     """Build what a micro-batch takes for granted: seeds, views, and tables that this version adds.
 
+    A table that lacks a column is built whole, and with it all that is made from it. Where other
+    edits have not reached the rows built before, it says so.
+
     What reads the ledger's outcomes is left to the job that brings those in, once a minute: until
     it has run for the first time, its views have no table to stand on.
     """
@@ -208,12 +211,26 @@ def bring_models_up(settings: Settings) -> None:
 
     with lake.connect(settings) as connection:
         outdated = models.outdated(settings, lake.columns(connection))
-    args = ["--select", "config.materialized:view", "resource_type:seed", *outdated]
+    args = ["--select", "config.materialized:view", "resource_type:seed"]
+    args += [f"{name}+" for name in outdated]
     args += ["--exclude", models.AFTER_SYNC, "--exclude-resource-type", "test", "unit_test"]
     args += ["--full-refresh"] if outdated else []
     with console.status("bringing the models up to date …"), lake.writer(settings, "up"):
         for _ in models.build(args, settings):
             pass
+        stale = {} if outdated else models.stale(settings)
+    tell_stale(stale)
+
+
+def tell_stale(stale: Mapping[str, Collection[str]]) -> None:
+    """Say which rows an edit has not reached, as from `models.stale`."""
+    if stale:
+        edits = ", ".join(sorted({edit for edits in stale.values() for edit in edits}))
+        console.print(
+            f"[yellow]Edited since the last full build: {edits}.[/] New rows follow it; earlier "
+            f"ones of {', '.join(stale)} are as they were. [bold]signalbox diff[/] shows the "
+            "difference, [bold]signalbox build --full-refresh[/] brings the edit to all of them."
+        )
 
 
 def _ports_are_free(settings: Settings, *, with_sandbox: bool) -> None:

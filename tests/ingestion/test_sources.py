@@ -185,9 +185,7 @@ def test_tickets_are_merged(raw: Lake, vendor: Vendor) -> None:
 
 def test_records_tell_which_ids_they_hold_of_a_person(raw: Lake, vendor: Vendor) -> None:
     vendor.contacts = [
-        contact(
-            1, our_id="u_1", hs_merged_object_ids="7;8", hs_additional_emails="one@home.example"
-        ),
+        contact(1, our_id="u_1", hs_merged_object_ids="7;8", hs_additional_emails="one@x.example"),
         contact(2),
         contact(3, email=None),
     ]

@@ -39,7 +39,7 @@ def signalbox(*args: str) -> Any:
 
 def build(settings: Settings) -> None:
     signalbox("load")
-    models = ("identity_merges", "crm_customers", "customer_timeline")
+    models = ("identity_merges", "customers", "crm_customers", "customer_timeline")
     with lake.writer(settings, "test"):
         without = ("--exclude-resource-type", "test", "unit_test")
         dbt.invoke(["build", "--select", *(f"+{model}" for model in models), *without], settings)

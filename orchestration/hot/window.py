@@ -355,10 +355,12 @@ class Window:
         """Customers are now what the models say."""
         found: dict[int, list[int]] = {}
         names: dict[int, str] = {}
-        for one in slices:
+        for place, one in enumerate(slices):
             keep_edges = one.has_splits()
+            # Events of a group may name ids of another, of whom this slice knows nothing else.
+            own = {id_hash for group in chosen[place :: len(slices)] for id_hash in group.ids}
             for id_hash, customer, name, is_shared in one.members():
-                if id_hash in touched:
+                if id_hash in own:
                     found.setdefault(customer, []).append(id_hash)
                     names[customer] = name
                 if is_shared and id_hash not in self._shared:

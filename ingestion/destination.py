@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from dlt.pipeline.pipeline import Pipeline
     from duckdb import DuckDBPyConnection
 
+    from ingestion.object_storage import ObjectStorage
+
 CATALOG = "lake"
 
 # What DuckDB's extensions and dlt import only when they are first used.
@@ -47,12 +49,14 @@ class Lake:
         pipelines_dir: dlt's working files; nothing in it is ever the only copy of anything.
         database: a memory with a name (`:memory:name`) is shared with the process's others that
             give the same, and the lake may be attached to it already.
+        storage: how `data_path` is reached, if it is a URL.
     """
 
     catalog_url: str
     data_path: str
     pipelines_dir: Path
     database: str = ":memory:"
+    storage: ObjectStorage | None = None
 
     def connect(self) -> DuckDBPyConnection:
         """A DuckDB with the lake attached as `lake`. Needs no network.
@@ -75,6 +79,8 @@ class Lake:
         for extension in ("ducklake", "postgres"):
             import_extension(extension, con=connection)
             connection.load_extension(extension)
+        if self.storage is not None:
+            self.storage.open(connection, self.data_path)
         try:
             # Inlined rows would live in the catalog until a flush; see the DuckLake issues 1364,
             # 1406 and 1074. One file for each load and a scheduled compaction instead.
@@ -274,10 +280,11 @@ def _destination(
         def package(self) -> _Package:
             return package
 
+    # dlt would open a bucket with keys and packages of its own. It need not know of one: what it
+    # writes goes through the connection, and the lake knows where its files lie.
+    storage = str(lake.pipelines_dir / "files") if lake.storage else lake.data_path.rstrip("/")
     return WarmDuckLake(
-        credentials=DuckLakeCredentials(
-            CATALOG, catalog=lake.catalog_url, storage=lake.data_path.rstrip("/")
-        ),
+        credentials=DuckLakeCredentials(CATALOG, catalog=lake.catalog_url, storage=storage),
         destination_name="ducklake",
         # Two pipelines that share a staging dataset drop each other's rows (dlt issue 4297).
         staging_dataset_name_layout=f"%s_staging_{name}",

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from dlt.pipeline.pipeline import Pipeline
     from duckdb import DuckDBPyConnection
 
+    from ingestion.object_storage import ObjectStorage
+
 PIPELINE = "events"
 KEYS = "message_keys"  # the directory of the index of message keys, beside dlt's
 BATCH_RECORDS = 500_000  # of one load, that is of one commit to each table
@@ -84,8 +86,9 @@ class Loader:
         pipelines_dir: Path,
         *,
         database: str = ":memory:",
+        storage: ObjectStorage | None = None,
     ) -> None:
-        self._lake = Lake(catalog_url, data_path, pipelines_dir, database)
+        self._lake = Lake(catalog_url, data_path, pipelines_dir, database, storage)
         self._log = open_reader(log) if isinstance(log, Path) else log
         self._connection: DuckDBPyConnection | None = None
         self._hasher: DuckDBPyConnection | None = None

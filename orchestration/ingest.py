@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ingestion.hooks import Hook
     from ingestion.importer import ImportResult
     from ingestion.load import Loader
+    from ingestion.object_storage import ObjectStorage
     from ingestion.open_log import Reader
     from ingestion.relay import Appends
     from ingestion.repeats import KnownMessages
@@ -219,16 +220,22 @@ def source_policy(settings: Settings, name: str) -> SourcePolicy:
 def loader(settings: Settings) -> Loader:
     """The process's loader; kept, because its first load pays for imports and attaching."""
     catalog_url = postgres.start(settings).lake
-    return _loader(settings.home, settings.lake_path, catalog_url, _log_url(settings))
+    return _loader(
+        settings.home, settings.lake_path, settings.lake_storage, catalog_url, _log_url(settings)
+    )
 
 
 @lru_cache(maxsize=2)
-def _loader(home: Path, lake_path: str, catalog_url: str, log_url: str) -> Loader:
+def _loader(
+    home: Path, lake_path: str, storage: ObjectStorage | None, catalog_url: str, log_url: str
+) -> Loader:
     from ingestion.load import Loader
     from ingestion.open_log import open_reader
 
     reader = open_reader(home / "log", log_url)
-    return Loader(catalog_url, lake_path, reader, home / "dlt", database=lake.database())
+    return Loader(
+        catalog_url, lake_path, reader, home / "dlt", database=lake.database(), storage=storage
+    )
 
 
 def known_messages(settings: Settings) -> KnownMessages:
@@ -404,4 +411,5 @@ def _lake(settings: Settings) -> Lake:
     from ingestion.destination import Lake
 
     catalog_url = postgres.start(settings).lake
-    return Lake(catalog_url, settings.lake_path, settings.home / "dlt", lake.database())
+    where = (settings.lake_path, settings.home / "dlt", lake.database(), settings.lake_storage)
+    return Lake(catalog_url, *where)

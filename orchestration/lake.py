@@ -111,12 +111,11 @@ def load_extensions(connection: DuckDBPyConnection, settings: Settings) -> None:
     """Install DuckDB's extensions from the pinned PyPI packages; no network is asked."""
     from duckdb_extensions import import_extension
 
-    names = ["ducklake", "postgres"]
-    if "://" in settings.lake_path:
-        names.append("httpfs")  # object storage
-    for name in names:
+    for name in ("ducklake", "postgres"):
         import_extension(name, con=connection)
         connection.load_extension(name)
+    if settings.lake_storage is not None:
+        settings.lake_storage.open(connection, settings.lake_path)
 
 
 def share(settings: Settings) -> None:
@@ -164,7 +163,7 @@ def connect_guarded(settings: Settings) -> DuckDBPyConnection:
     Files outside the lake, attach, install, copy and settings are refused by DuckDB itself.
     """
     connection = connect(settings, read_only=True)
-    if "://" not in settings.lake_path:
+    if settings.lake_storage is None:
         Path(settings.lake_path).mkdir(parents=True, exist_ok=True)
     connection.execute(f"set allowed_directories = ['{_quoted(settings.lake_path)}']")
     connection.execute("set enable_external_access = false")

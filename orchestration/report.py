@@ -247,6 +247,8 @@ def _lake(settings: Settings) -> str:
     warehouse.ensure(settings)
     with lake.connect(settings) as connection:
         version = _scalar(connection, "select version()")
+        if settings.lake_storage is not None:
+            connection.execute("from glob($files) limit 1", {"files": f"{settings.lake_path}*"})
     return f"DuckDB {version}, {settings.lake_path}"
 
 

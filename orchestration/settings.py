@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from ingestion.object_storage import ObjectStorage
 from ingestion.reserved import check_source
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,6 +40,12 @@ class Settings(BaseSettings):
         None, description="A Postgres server of your own; unset: the embedded one."
     )
     lake_url: str = Field("", description="Where Parquet files go; unset: <home>/lake.")
+    lake_endpoint_url: str = Field(
+        "", description="Where the lake's object storage is, if not at AWS: https://host:port."
+    )
+    lake_region: str = Field("", description="The region of the lake's bucket.")
+    lake_access_key_id: str = Field("", description="Whose key opens the lake's bucket.")
+    lake_secret_access_key: SecretStr | None = Field(None, description="That key.")
     write_keys: Annotated[dict[str, str], NoDecode] = Field(
         default={"web": "wk_web", "server": "wk_server"},
         description="Who may send, as name=key pairs: web=wk_1,server=wk_2.",
@@ -159,12 +166,28 @@ class Settings(BaseSettings):
             raise ValueError(f"{value!r} is no IANA time zone; write for example Europe/Berlin")
         return value
 
+    @field_validator("lake_url")
+    @classmethod
+    def _directory_or_bucket(cls, value: str) -> str:
+        scheme, separator, rest = value.partition("://")
+        if separator and not (scheme == "s3" and rest.strip("/")):
+            raise ValueError(f"{value!r} is neither a directory nor s3://bucket/folder")
+        return value
+
     @field_validator("home")
     @classmethod
     def _from_project_root(cls, value: Path) -> Path:
         # Relative to the project, not to the working directory: `dbt build` runs in dbt_project/,
         # `dagster dev` in the root, and both must find the same home.
         return (ROOT / value.expanduser()).resolve()
+
+    @model_validator(mode="after")
+    def _whole_key_of_the_lake(self) -> Settings:
+        if bool(self.lake_access_key_id) != (self.lake_secret_access_key is not None):
+            raise ValueError(
+                "set SIGNALBOX_LAKE_ACCESS_KEY_ID and SIGNALBOX_LAKE_SECRET_ACCESS_KEY, or neither"
+            )
+        return self
 
     @model_validator(mode="after")
     def _usable_keys(self) -> Settings:
@@ -182,6 +205,19 @@ class Settings(BaseSettings):
     def lake_path(self) -> str:
         """Data path of the lake: a directory or an object-storage URL, always ending in `/`."""
         return (self.lake_url or str(self.home / "lake")).rstrip("/") + "/"
+
+    @property
+    def lake_storage(self) -> ObjectStorage | None:
+        """How the lake's files are reached; None for a directory."""
+        if "://" not in self.lake_path:
+            return None
+        key = self.lake_secret_access_key
+        return ObjectStorage(
+            self.lake_endpoint_url,
+            self.lake_region,
+            self.lake_access_key_id,
+            key.get_secret_value() if key else "",
+        )
 
     @property
     def collector_url(self) -> str:

@@ -29,6 +29,12 @@ USER_ERRORS = {
 }  # fmt: skip
 
 
+UNREACHABLE = (
+    "Where the lake's files are, SIGNALBOX_LAKE_URL and the settings after it say; "
+    "signalbox doctor tries them."
+)
+
+
 class UserError(Exception):
     """Something the user can put right; the message says how."""
 
@@ -36,10 +42,13 @@ class UserError(Exception):
 def complain(error: BaseException) -> bool:
     """Print a user's error as one message; False if it is not one."""
     names = {base.__name__ for base in type(error).__mro__}
-    if not names & USER_ERRORS:
+    text = str(error)
+    if "IOException" in names:  # DuckDB's, of a disk or of object storage
+        text = f"{text.partition(chr(10))[0]}. {UNREACHABLE}"
+    elif not names & USER_ERRORS:
         return False
     errors.print("[bold red]error[/]", end=" ")
-    errors.print(str(error), highlight=False, markup=False)
+    errors.print(text, highlight=False, markup=False)
     return True
 
 

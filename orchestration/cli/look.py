@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestration.cli.console import Json, UserError, console, print_json, table
-from orchestration.settings import load_settings
+from orchestration.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     import duckdb
@@ -37,7 +37,7 @@ def sql(
 
     settings = load_settings()
     if how:
-        _print_how(lake.attach_statement(settings, read_only=True))
+        _print_how(settings)
         return
     warehouse.ensure(settings)
     connection = lake.connect_guarded(settings)
@@ -124,14 +124,21 @@ def _text(value: Any) -> str:
     return escape(f"{value:.4g}" if isinstance(value, float) else str(value))
 
 
-def _print_how(attach: str) -> None:
+def _print_how(settings: Settings) -> None:
+    from ingestion import object_storage
+    from orchestration import lake
+
     console.print("In a notebook or script of this environment:", style="dim")
     typer.echo(
         "from orchestration import lake, settings; "
         "connection = lake.connect(settings.load_settings())"
     )
     console.print("\nIn a DuckDB 1.5 shell, while Signalbox runs:", style="dim")
-    typer.echo(f"{attach}; use lake;")
+    if settings.lake_storage is not None:
+        # Without the key, which AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY may hold there.
+        options = settings.lake_storage.options() | {"scope": settings.lake_path}
+        typer.echo(f"load httpfs; {object_storage.secret(options)};")
+    typer.echo(f"{lake.attach_statement(settings, read_only=True)}; use lake;")
 
 
 def status(as_json: Json = False) -> None:

@@ -67,6 +67,8 @@ def test_what_a_source_may_is_set_for_all_or_by_source(monkeypatch: pytest.Monke
         ("RATE_LIMITS", "0", "greater than 0"),
         ("MESSAGE_CAPS", "email", "write for example email=3/day"),
         ("MESSAGE_CAPS", "email=daily", "a number of messages and a span, like 1/day"),
+        ("LAKE_URL", "az://lake/files", "neither a directory nor s3://bucket/folder"),
+        ("LAKE_ACCESS_KEY_ID", "ada", "SIGNALBOX_LAKE_SECRET_ACCESS_KEY, or neither"),
         ("TIME_ZONE", "Berlin", "'Berlin' is no IANA time zone"),
     ],
 )

@@ -105,94 +105,129 @@
     {{ return(['session_minutes_recent', 'session_minutes_usual', 'session_length_ratio']) }}
 {%- endmacro %}
 
-{# What customer_features_daily says of a day, told for a few days of any past, as a select: one row per customer
-   and day of `days` (as_of_date) by which something had happened. `happened` has one row per customer and day with
-   events (day, last_event_at, active_days (1 or 0), last_subscription_expiry_day, revenue, each of counted_events()),
-   `habits` is habits_by_day().
-   Sparse where the other is dense: it costs days asked times days with events, not every day of the calendar. #}
-{% macro customer_features_on(happened, days, habits) -%}
-    {%- set latest = {
-        'active': 'active_days > 0', 'purchase': 'purchases > 0', 'login': 'logins > 0',
-        'ticket': 'tickets_opened > 0', 'core_feature': 'core_feature_uses > 0',
-    } -%}
+{# What happened on each day that something did, a select of one row per customer and `day` of `events`, an expression
+   which may roll earlier days into one. `events` has customer_id, event_date, event_at, revenue,
+   subscription_expiry_day, and what counted_events() ask for. `more` are further aggregates by name. #}
+{% macro happened_by_day(events, day, more={}) -%}
+    select
+        customer_id,
+        {{ day }} as day,
+        min(event_date) as first_day,
+        max(event_at) as last_event_at,
+        min(case when is_activity then event_date end) as first_active_day,
+        max(case when is_activity then event_date end) as last_active_day,
+        max(case when event = 'Purchase Completed' then event_date end) as last_purchase_day,
+        max(case when event = 'Logged In' then event_date end) as last_login_day,
+        max(case when event = 'Support Ticket Opened' then event_date end) as last_ticket_day,
+        max(case when {{ is_core_feature() }} then event_date end) as last_core_feature_day,
+        max(subscription_expiry_day) as last_subscription_expiry_day,
+        count(distinct case when is_activity then event_date end) as active_days,
+        {% for name, condition in counted_events().items() %}
+            sum(case when {{ condition }} then 1 else 0 end) as {{ name }},
+        {% endfor %}
+        {% for name, aggregate in more.items() %}
+            {{ aggregate }} as {{ name }},
+        {% endfor %}
+        sum(coalesce(revenue, 0)) as revenue
+    from {{ events }}
+    group by customer_id, {{ day }}
+{%- endmacro %}
+
+{# The last day of each kind that a customer had so far. #}
+{% macro latest_days() -%}
+    {{ return(['active', 'purchase', 'login', 'ticket', 'core_feature', 'subscription_expiry', 'habit']) }}
+{%- endmacro %}
+
+{# `happened` as happened_by_day() makes it, and on which days habits_by_day() tells something new. #}
+{% macro with_habit_days(happened, habits) -%}
+    select
+        happened.*,
+        habits.day as last_habit_day
+    from {{ happened }} as happened
+    left join {{ habits }} as habits on happened.customer_id = habits.customer_id and happened.day = habits.day
+{%- endmacro %}
+
+{# All that `happened` (with_habit_days()) until each day of `days` (as_of_date), a select of one row per customer and
+   day by which something had happened.
+   It costs days asked times days with events: windows over every day of the calendar cost the same however much
+   happened, but have a fixed cost that few customers, or few days, do not repay. #}
+{% macro summed_until(happened, days) -%}
+    select
+        happened.customer_id,
+        days.as_of_date,
+        min(happened.first_day) as first_day,
+        min(happened.first_active_day) as first_active_day,
+        max(happened.last_event_at) as last_event_at,
+        {% for name in latest_days() %}
+            max(happened.last_{{ name }}_day) as last_{{ name }}_day,
+        {% endfor %}
+        {% for name in lifetime_features() %}
+            sum(happened.{{ name }}) as {{ name }}_lifetime,
+        {% endfor %}
+        {% for name, spans in feature_windows().items() %}
+            {% set outer = loop %}
+            {% for span in spans %}
+                sum(
+                    case
+                        when happened.day > {{ cast_to(moved_by('days.as_of_date', -span, 'day'), 'date') }}
+                            then happened.{{ name }}
+                        else 0
+                    end
+                ) as {{ name }}_{{ span }}d{{ ',' if not (outer.last and loop.last) }}
+            {% endfor %}
+        {% endfor %}
+    from {{ happened }} as happened
+    inner join {{ days }} as days on happened.day <= days.as_of_date
+    group by happened.customer_id, days.as_of_date
+{%- endmacro %}
+
+{# The features of each customer and day, as a select, from what happened until then: `summed` is summed_until() or
+   the same by windows, `habits` is habits_by_day(). #}
+{% macro customer_features_of(summed, habits) -%}
     select
         summed.customer_id,
         summed.as_of_date,
         {{ days_between('summed.first_day', 'summed.as_of_date') }} as tenure_days,
         summed.last_event_at,
-        {{ days_between('summed.last_active_day', 'summed.as_of_date') }} as days_since_last_seen,
+        summed.days_since_last_seen,
         {{ days_between('summed.last_purchase_day', 'summed.as_of_date') }} as days_since_last_purchase,
         {{ days_between('summed.last_login_day', 'summed.as_of_date') }} as days_since_last_login,
         {{ days_between('summed.last_ticket_day', 'summed.as_of_date') }} as days_since_last_ticket,
         {{ days_between('summed.last_core_feature_day', 'summed.as_of_date') }} as days_since_core_feature,
         {% for name in habit_features() %}
-            nullif(habits_then.{{ name }}, -1) as {{ name }},
+            nullif(habits.{{ name }}, -1) as {{ name }},
         {% endfor %}
         case
             when summed.last_subscription_expiry_day >= summed.as_of_date
                 then {{ days_between('summed.as_of_date', 'summed.last_subscription_expiry_day') }}
         end as subscription_expires_in_days,
-        summed.typical_gap_days,
+        {{ cast_to('summed.typical_gap_days', 'double') }} as typical_gap_days,
+        -- Without a rhythm silence says nothing: greatest() would quietly take the 3 where the gap is null.
         case
             when summed.typical_gap_days is not null
-                then {{ days_between('summed.last_active_day', 'summed.as_of_date') }}
-                    / greatest(summed.typical_gap_days, 3)
+                then {{ cast_to('summed.days_since_last_seen / greatest(summed.typical_gap_days, 3)', 'double') }}
         end as silence_ratio,
         {% for name in lifetime_features() %}
-            summed.{{ name }}_lifetime,
+            {{ cast_to('summed.' ~ name ~ '_lifetime', 'money' if name == 'revenue' else 'integer') }} as {{ name }}_lifetime,
         {% endfor %}
         {% for name, spans in feature_windows().items() %}
             {% set outer = loop %}
             {% for span in spans %}
-                summed.{{ name }}_{{ span }}d{{ ',' if not (outer.last and loop.last) }}
+                {{ cast_to('summed.' ~ name ~ '_' ~ span ~ 'd', 'money' if name == 'revenue' else 'integer') }} as {{ name }}_{{ span }}d
+                {{- ',' if not (outer.last and loop.last) }}
             {% endfor %}
         {% endfor %}
     from (
         select
-            happened.customer_id,
-            days.as_of_date,
-            min(happened.day) as first_day,
-            max(happened.last_event_at) as last_event_at,
-            max(happened.last_subscription_expiry_day) as last_subscription_expiry_day,
-            {% for name, condition in latest.items() %}
-                max(case when happened.{{ condition }} then happened.day end) as last_{{ name }}_day,
-            {% endfor %}
+            sums.*,
+            {{ days_between('sums.last_active_day', 'sums.as_of_date') }} as days_since_last_seen,
             case
-                when sum(happened.active_days) > 1
-                    then {{ days_between(
-                        'min(case when happened.active_days > 0 then happened.day end)',
-                        'max(case when happened.active_days > 0 then happened.day end)',
-                    ) }} / (sum(happened.active_days) - 1.0)
-            end as typical_gap_days,
-            {% for name in lifetime_features() %}
-                sum(happened.{{ name }}) as {{ name }}_lifetime,
-            {% endfor %}
-            {% for name, spans in feature_windows().items() %}
-                {% set outer = loop %}
-                {% for span in spans %}
-                    sum(
-                        case
-                            when happened.day > {{ cast_to(moved_by('days.as_of_date', -span, 'day'), 'date') }}
-                                then happened.{{ name }}
-                            else 0
-                        end
-                    ) as {{ name }}_{{ span }}d{{ ',' if not (outer.last and loop.last) }}
-                {% endfor %}
-            {% endfor %}
-        from {{ happened }} as happened
-        inner join {{ days }} as days on happened.day <= days.as_of_date
-        group by happened.customer_id, days.as_of_date
+                when sums.active_days_lifetime > 1
+                    then {{ days_between('sums.first_active_day', 'sums.last_active_day') }}
+                        / (sums.active_days_lifetime - 1.0)
+            end as typical_gap_days
+        from {{ summed }} as sums
     ) as summed
-    left join (
-        select
-            habits.customer_id,
-            days.as_of_date,
-            {% for name in habit_features() -%}
-                {{ latest_value('habits.' ~ name, 'habits.day') }} as {{ name }}{{ ',' if not loop.last }}
-            {% endfor -%}
-        from {{ habits }} as habits
-        inner join {{ days }} as days on habits.day <= days.as_of_date
-        group by habits.customer_id, days.as_of_date
-    ) as habits_then
-        on summed.customer_id = habits_then.customer_id and summed.as_of_date = habits_then.as_of_date
+    left join {{ habits }} as habits
+        on summed.customer_id = habits.customer_id and summed.last_habit_day = habits.day
 {%- endmacro %}

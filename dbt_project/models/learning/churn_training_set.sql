@@ -14,7 +14,7 @@ known_people as (
 events as (
     select
         timeline.customer_id,
-        timeline.event_date as day,
+        timeline.event_date,
         timeline.event_at,
         timeline.event,
         timeline.is_activity,
@@ -34,19 +34,9 @@ events as (
 ),
 
 happened as (
-    select
-        customer_id,
-        day,
-        max(event_at) as last_event_at,
-        max(subscription_expiry_day) as last_subscription_expiry_day,
-        max(case when is_activity then 1 else 0 end) as active_days,
-        max(case when {{ is_churn_activity() }} then 1 else 0 end) as has_stayed,
-        {% for name, condition in counted_events().items() %}
-            sum(case when {{ condition }} then 1 else 0 end) as {{ name }},
-        {% endfor %}
-        sum(coalesce(revenue, 0)) as revenue
-    from events
-    group by customer_id, day
+    {{ happened_by_day(
+        'events', 'event_date', more={'has_stayed': 'max(case when ' ~ is_churn_activity() ~ ' then 1 else 0 end)'},
+    ) }}
 ),
 
 history as (
@@ -65,8 +55,16 @@ habits as (
     {{ habits_by_day('known_people', last_day) }}
 ),
 
+told as (
+    {{ with_habit_days('happened', 'habits') }}
+),
+
+summed as (
+    {{ summed_until('told', 'days') }}
+),
+
 customer_features as (
-    {{ customer_features_on('happened', 'days', 'habits') }}
+    {{ customer_features_of('summed', 'habits') }}
 ),
 
 features as (

@@ -1,25 +1,30 @@
 """The loop: from the log's end over the window to the senders.
 
-Each turn takes in what the log has grown by, adds the customers for whom a time has come, and runs
-the models over those that were touched, the latest first. Everything of a customer is run at once,
-so the order of a customer's events is kept whatever the order of the customers.
+Each turn takes in what the log has grown by, adds the customers for whom a time has come, goes on
+with what has run meanwhile, and begins to run more, in three places beside the turns. In front run
+those of whom a signal may fire now, as `fires_on` of the signals says, and what these signals need;
+in the middle all that were touched, the latest first; aside, with more patience, what takes a row
+for each day. Everything of a customer is run at once, so the order of a customer's events is kept
+whatever the order of the customers.
 """
 
 from __future__ import annotations
 
 import heapq
 import logging
+import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from orchestration.hot.history import History, Snapshot
 from orchestration.hot.project import FACTS, IDENTITY, HotError, Project
 from orchestration.hot.sender import Messages, Sender, key_of
-from orchestration.hot.window import Ran, Result, Touched, Window
+from orchestration.hot.window import Begun, Place, Ran, Result, Touched, Window
+from syncs.facts import needs_facts
 from syncs.ledger import action_key
 
 if TYPE_CHECKING:
@@ -31,7 +36,10 @@ log = logging.getLogger("signalbox.hot")
 CHUNK = 2_000  # records staged at a time
 CATCH_UP = 20_000  # records behind from which on nothing is run for so many seconds
 CATCH_UP_SECONDS = 30.0
+STAGE_PAUSE = 0.06  # seconds between, so that many are taken in at once; they cost little more
 MAX_GROUPS = 1_000  # customers run at a time
+QUICK_SECONDS = 0.3  # what these may take, about
+QUICK_PAUSE = 0.3  # seconds from one beginning to the next, so that many are run at once
 SLOW_SECONDS = 0.2  # what the models with a row for each day may take at a time, about
 SLOW_PAUSE = 2.0  # seconds between, so that many are run at once
 QUIET_SECONDS = 1.0  # without an event, after which a backlog of these is worked off at once
@@ -74,11 +82,15 @@ class Lane:
         self._due: list[tuple[datetime, int]] = []
         self._known_due: set[tuple[datetime, int]] = set()
         self._seen: OrderedDict[str, None] = OrderedDict()
+        # What is at work, by place, and what to do with what it says.
+        self._jobs: dict[Place, tuple[Begun, Callable[[Result], None]]] = {}
+        self._running: dict[Place, Mapping[int, Touched]] = {}
+        self._quick_groups = 100  # how many it has time for
+        self._quick_began = self._staged_at = -math.inf
         # Touched, and not yet run through the models that take a row for each day.
         self._slow: dict[int, Touched] = {}
         self._slow_groups = 20
-        self._slow_began = self._quick_at = time.monotonic()
-        self._finish: Callable[[], Result | None] | None = None
+        self._slow_began = time.monotonic()
         self._ran_at = time.monotonic()
         self._fresh: Snapshot | None = None
         self._mutex = threading.Lock()
@@ -91,7 +103,7 @@ class Lane:
     @property
     def waiting(self) -> int:
         """Customers who are touched and not yet run."""
-        return len(self.window.pending)
+        return len(self.window.pending) + sum(map(len, self._running.values()))
 
     @property
     def slow_waiting(self) -> int:
@@ -106,7 +118,11 @@ class Lane:
     @property
     def lag_seconds(self) -> float:
         """How long the oldest event that is taken in, and not yet run, has waited."""
-        waiting = [touched.since for touched in list(self.window.pending.values())]
+        waiting = [
+            touched.since
+            for marks in (self.window.pending, *list(self._running.values()))
+            for touched in list(marks.values())
+        ]
         return max(time.time() - min(waiting), 0.0) if waiting else 0.0
 
     def start(self) -> None:
@@ -122,7 +138,7 @@ class Lane:
             missing = str(error).partition("\n")[0]
             raise HotError(f"the models are not built ({missing}); run signalbox build") from None
         self.window.adopt(snapshot)
-        self.window.practise(self._clock(), self.project.quick_models)
+        self.window.practise(self._clock())
         self._stand_at(snapshot)
 
     def _stand_at(self, snapshot: Snapshot) -> None:
@@ -151,84 +167,155 @@ class Lane:
             return True  # a backlog is taken in first, so that the latest can go first
         self._ran_at = time.monotonic()
         self._fall_due()
-        marks = self.window.take(MAX_GROUPS)
         now = self._clock()
-        if marks:
-            if all(sender.idle for sender in self._senders.values()):
-                self.window.forget_facts()
-            self._quick(marks, now)
-            self._quick_at = time.monotonic()
-        return self._work_off(now) or worked or bool(marks)
+        # None of these is left out because another had work.
+        return any(
+            [
+                worked,
+                self._conclude(),
+                self._run_urgent(now),
+                self._run_quick(now),
+                self._run_slow(now),
+            ]
+        )
 
-    def _quick(self, marks: dict[int, Touched], now: datetime) -> None:
-        """Run what takes little time; and the rest for whom a message needs it at once."""
-        result = self.window.evaluate(marks, now, self.project.quick_models)
-        self.batches += 1
-        self.evaluated += len(result.ran)
-        for customer, due_at in result.waiting():
-            if due_at > now:
-                self._wait_for(customer, due_at)
-        for spec in self._specs:
-            if spec.model in self.project.quick_syncs:
+    def _run(
+        self,
+        place: Place,
+        marks: Mapping[int, Touched],
+        now: datetime,
+        models: Collection[str],
+        then: Callable[[Result], None],
+    ) -> None:
+        if place != "aside":
+            self._running[place] = marks
+        self._jobs[place] = self.window.begin(marks, now, models, place=place), then
+
+    def _conclude(self) -> bool:
+        """Go on with what is done by now; false if nothing is."""
+        done = [place for place, (begun, _) in self._jobs.items() if begun.is_done]
+        for place in done:
+            self._go_on(place)
+        return bool(done)
+
+    def _go_on(self, place: Place) -> None:
+        begun, then = self._jobs.pop(place)
+        result = begun.wait()
+        self._running.pop(place, None)
+        then(result)
+
+    def _run_urgent(self, now: datetime) -> bool:
+        """Run what may fire now, and wait for it; false if there was nothing."""
+        marks = self.window.take(self._quick_groups, urgent_only=True)
+        if not marks:
+            return False
+
+        def then(result: Result) -> None:
+            self._act("front", result, self.project.urgent_models)
+            for ran in result.ran.values():
+                # The other models have yet to see them.
+                self.window.touch(ran.number, ran.touched)
+
+        self._forget_facts()
+        self._run("front", marks, now, self.project.urgent_models, then)
+        while "front" in self._jobs:
+            self._go_on("front")
+        return True
+
+    def _run_quick(self, now: datetime) -> bool:
+        """Run what takes little time, over those touched last; false if nothing was begun."""
+        moment = time.monotonic()
+        if "middle" in self._jobs or moment - self._quick_began < QUICK_PAUSE:
+            return False
+        marks = self.window.take(self._quick_groups)
+        if not marks:
+            return False
+
+        def then(result: Result) -> None:
+            self.batches += 1
+            self.evaluated += len(result.ran)
+            if 2 * len(result.ran) > self._quick_groups:  # a few say nothing of many
+                fitting = int(len(result.ran) * QUICK_SECONDS / result.seconds)
+                self._quick_groups = max(50, min(fitting, 2 * self._quick_groups, MAX_GROUPS))
+            for customer, due_at in result.waiting():
+                if due_at > now:
+                    self._wait_for(customer, due_at)
+            self._act("middle", result, self.project.quick_models)
+            if self._slow_specs:
+                self._slow |= {one.number: one.touched for one in result.ran.values()}
+
+        self._forget_facts()
+        self._quick_began = moment
+        self._run("middle", marks, now, self.project.quick_models, then)
+        return True
+
+    def _forget_facts(self) -> None:
+        if all(sender.idle for sender in self._senders.values()):
+            self.window.forget_facts()
+
+    def _act(self, place: Place, result: Result, models: Collection[str]) -> None:
+        """Hand over what these models say; and run the rest for whom a message needs it."""
+        fired = result.fired({*self.project.signals}.intersection(models))
+        fresh = {spec.name: self._freshly(spec, fired) & result.ran.keys() for spec in self._specs}
+        acting = [spec for spec in self._specs if fresh[spec.name]]
+        for spec in acting:
+            if spec.model in models:
                 self._hand_over(spec, result, result.ran)
-        if self._slow_specs:
-            self._slow |= {one.number: one.touched for one in result.ran.values()}
-            self._hurry(result)
-
-    def _hurry(self, result: Result) -> None:
-        """Run the rest for whom a message needs it."""
-        urgent: set[str] = set()
-        wanted = []
-        for spec in (spec for spec in self._slow_specs if spec.is_message):
-            signals = self.project.quick_models & set(self.project.signals_of(spec.model))
-            fresh = set().union(*(self._fresh_signals(spec, result, one) for one in signals))
-            if fresh := fresh & result.ran.keys():
-                urgent |= fresh
-                wanted.append(spec)
+        urgent = [spec for spec in acting if spec.model not in models and spec.is_message]
         if not urgent:
             return
-        models = self.project.needs(*(spec.model for spec in wanted))
-        result.narrow(urgent, models - self.project.quick_models)
-        for spec in wanted:
-            self._hand_over(spec, result, {name: result.ran[name] for name in urgent})
+        whom = frozenset().union(*(fresh[spec.name] for spec in urgent))
+        more = self.project.needs(*(spec.model for spec in urgent)).difference(models)
 
-    def _work_off(self, now: datetime) -> bool:
-        """Run the rest over those touched last, beside the turns; false if nothing was done."""
-        if self._finish is not None:
-            result = self._finish()
-            if result is None:
-                return False
-            self._finish = None
-            for spec in self._slow_specs:
-                self._hand_over(spec, result, result.ran)
-            # As many the next time as SLOW_SECONDS allow.
-            fitting = int(self._slow_groups * SLOW_SECONDS / result.seconds)
-            self._slow_groups = max(5, min(fitting, 2 * self._slow_groups, MAX_GROUPS))
+        def then(narrowed: Result) -> None:
+            for spec in urgent:
+                self._hand_over(spec, narrowed, {name: result.ran[name] for name in whom})
+
+        self._jobs[place] = self.window.narrow(result, whom, more), then
+
+    def _freshly(self, spec: SyncSpec, fired: Collection[tuple[str, str, str]]) -> frozenset[str]:
+        """Of whom a signal fired that this sync was not handed over yet."""
+        signals = self.project.signals_of(spec.model)
+        return frozenset(
+            customer
+            for signal, customer, trigger in fired
+            if signal in signals and key_of(spec, customer, trigger) not in self._seen
+        )
+
+    def _run_slow(self, now: datetime) -> bool:
+        """Run the rest over those touched last, if there is time; false if nothing was begun."""
+        if "aside" in self._jobs:
+            return False
         moment = time.monotonic()
         rested = moment - self._slow_began > SLOW_PAUSE
-        quiet = moment - self._quick_at > QUIET_SECONDS
-        if not self._slow or self.window.pending or self.behind or not (rested or quiet):
+        quiet = moment - self._quick_began > QUIET_SECONDS
+        backlog = self.behind or len(self.window.pending) > self._quick_groups
+        if not self._slow or backlog or not (rested or quiet):
             return False
         self._slow_began = moment
         latest = heapq.nlargest(
             self._slow_groups, self._slow, key=lambda number: self._slow[number].log_seq
         )
         marks = {number: self._slow.pop(number) for number in latest}
-        self._finish = self.window.begin(marks, now, self._slow_models)
-        return True
 
-    def _fresh_signals(self, spec: SyncSpec, result: Result, signal: str) -> set[str]:
-        """Whose signal may make a message that was not looked at yet."""
-        return {
-            customer
-            for customer, trigger in result.signals_of(signal)
-            if key_of(spec, customer, trigger) not in self._seen
-        }
+        def then(result: Result) -> None:
+            for spec in self._slow_specs:
+                self._hand_over(spec, result, result.ran)
+            # As many the next time as SLOW_SECONDS allow.
+            fitting = int(self._slow_groups * SLOW_SECONDS / result.seconds)
+            self._slow_groups = max(5, min(fitting, 2 * self._slow_groups, MAX_GROUPS))
+
+        self._run("aside", marks, now, self._slow_models, then)
+        return True
 
     def _stage(self) -> bool:
         self.end = self._reader.end()
+        moment = time.monotonic()
         if self.end <= self.position or not self.window.has_room():
             return False
+        if self.behind < CHUNK and moment - self._staged_at < STAGE_PAUSE:
+            return False
+        self._staged_at = moment
         deadline = time.monotonic() + 1.0
         while self.position < self.end and time.monotonic() < deadline:
             records = self._reader.read(self.position, CHUNK)
@@ -265,7 +352,8 @@ class Lane:
             return
         rows = rows.take(list(fresh))
         customers = rows["customer_id"].to_pylist()
-        self.window.keep_facts(result, customers)
+        if needs_facts(spec.policies):
+            self.window.keep_facts(result, customers)
         people, edges = result.people()
         names = {*people["customer_id"].to_pylist(), *people["solo_customer_id"].to_pylist()}
         self._senders[spec.name].put(
@@ -307,8 +395,7 @@ class Lane:
         else:
             joining = {
                 key_of(spec, customer, trigger): customer
-                for signal in self.project.signals_of(spec.model)
-                for customer, trigger in result.signals_of(signal)
+                for _, customer, trigger in result.fired(self.project.signals_of(spec.model))
                 if customer in ran
             }
             members = set(owners)

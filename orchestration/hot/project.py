@@ -68,6 +68,7 @@ class Project(msgspec.Struct, frozen=True, dict=True):
     signals: tuple[str, ...]
     syncs: tuple[str, ...]  # names of sync models
     refused: dict[str, str]  # tagged models and their syncs → why not
+    fires_on: dict[str, tuple[str, ...]]  # tagged signals → names of events at which they fire
 
     def model(self, name: str) -> Model:
         return next(model for model in self.models if model.name == name)
@@ -92,6 +93,22 @@ class Project(msgspec.Struct, frozen=True, dict=True):
     def quick_syncs(self) -> frozenset[str]:
         """Syncs made of quick models only."""
         return self.quick_models & set(self.syncs)
+
+    @functools.cached_property
+    def urgent_signals(self) -> frozenset[str]:
+        """Quick signals that say at which events they fire."""
+        return frozenset(name for name in self.signals if self.fires_on[name]) & self.quick_models
+
+    @functools.cached_property
+    def urgent_events(self) -> frozenset[str]:
+        """Names of events at which one of these fires."""
+        return frozenset(event for name in self.urgent_signals for event in self.fires_on[name])
+
+    @functools.cached_property
+    def urgent_models(self) -> frozenset[str]:
+        """What runs at such an event: these signals, their quick syncs, and all they need."""
+        syncs = [one for one in self.quick_syncs if self.urgent_signals & {*self.signals_of(one)}]
+        return self.needs(IDENTITY, *FACTS, *self.urgent_signals, *syncs)
 
     def needs(self, *names: str) -> frozenset[str]:
         """These models and all that they are made from."""
@@ -122,6 +139,7 @@ class Project(msgspec.Struct, frozen=True, dict=True):
             tuple(model for model in self.signals if model not in gone),
             tuple(model for model in self.syncs if model not in gone),
             self.refused | {model: gone[model] for model in gone if model in asked},
+            self.fires_on,
         )
 
 
@@ -172,7 +190,8 @@ def assemble(
         )
         for name in _in_order(choice, nodes)
     )
-    return Project(fingerprint, models, choice.signals, choice.syncs, choice.refused)
+    fires_on = {signal: _fires_on(nodes[signal]) for signal in choice.signals}
+    return Project(fingerprint, models, choice.signals, choice.syncs, choice.refused, fires_on)
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -334,6 +353,16 @@ def _not_a_signal(node: Mapping[str, Any]) -> str | None:
     if node["config"]["materialized"] == "table":
         return "is a table, rebuilt as a whole; make it a view or incremental by customer"
     return None
+
+
+def _fires_on(node: Mapping[str, Any]) -> tuple[str, ...]:
+    declared = node["config"].get("meta", {}).get("fires_on", [])
+    if not isinstance(declared, list) or not all(isinstance(event, str) for event in declared):
+        raise HotError(
+            f"meta.fires_on of {node['name']} is {declared!r}; "
+            "write a list of event names, like [Card Transaction]"
+        )
+    return tuple(declared)
 
 
 def _parents(node: Mapping[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from contextlib import closing
@@ -40,6 +41,8 @@ def serve(settings: Settings, stop: threading.Event) -> None:
         log.warning("%s does not run hot: it %s", name, reason)
     pusher = activate.pusher(settings)
     pusher.ledger.recover()
+    # Its threads would be woken for work that is done before they are there.
+    os.environ.setdefault("POLARS_MAX_THREADS", "1")
     specs = projects.specs(project, dbt.manifest(settings))
     with (
         closing(_history(settings, project)) as history,

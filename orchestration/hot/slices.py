@@ -59,9 +59,9 @@ class Slice:
 
     def insert(self, relation: str, rows: Any) -> None:
         """Add rows, of Arrow or Polars, by name."""
+        # To forget them takes as long as to add a few: the next ones take their place.
         self.take("incoming", rows)
         self.execute(f"insert into {relation} by name from incoming")
-        self._connection.unregister("incoming")
 
     def take(self, name: str, rows: Any) -> None:
         """Show rows under a name, in statements that are not kept."""
@@ -88,7 +88,6 @@ class Slice:
     def _create_from(self, relation: str, rows: Any) -> None:
         self.take("incoming", rows)
         self.execute(f"create table {relation} as from incoming")
-        self._connection.unregister("incoming")
 
     def later(self, change: Callable[[], None]) -> None:
         """Have something changed before the next run, in that run's thread."""
@@ -129,7 +128,6 @@ class Slice:
             f" select {', '.join(rows.column_names)} from incoming anti join {relation}"
             f" using ({key})"
         )
-        self._connection.unregister("incoming")
 
     # Models
 
@@ -169,10 +167,8 @@ class Slice:
         return True
 
     def _choose(self, customers: Collection[str]) -> None:
-        import pyarrow as pa
-
         self.execute("delete from warm.chosen")
-        self.insert("warm.chosen", pa.table({"customer_id": list(customers)}))
+        self.execute("insert into warm.chosen select unnest(?)", [list(customers)])
 
     def run_models(self, only: Collection[str] | None) -> None:
         """Run the models, or `only` some, over what is here."""
@@ -214,11 +210,16 @@ class Slice:
             for model in models
         }
 
-    def signals_of(self, model: str) -> list[tuple[str, str]]:
-        """What a signal says and is not expired: customer_id and trigger_id."""
+    def fired(self, signals: Collection[str]) -> list[tuple[str, str, str]]:
+        """What these signals say and is not expired: signal, customer_id, and trigger_id."""
+        if not signals:
+            return []
         return self.run(
-            f'select customer_id, trigger_id from {SCHEMA}."{model}", {SCHEMA}.moment'
-            " where expires_at > moment.as_of"
+            " union all ".join(
+                f"select '{signal}', customer_id, trigger_id"
+                f' from {SCHEMA}."{signal}", {SCHEMA}.moment where expires_at > moment.as_of'
+                for signal in sorted(signals)
+            )
         ).fetchall()
 
     def waiting(self) -> list[tuple[int, datetime]]:

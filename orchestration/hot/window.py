@@ -12,6 +12,7 @@ Groups share nothing that a model reads, so several slices run side by side.
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import time
@@ -20,7 +21,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import datetime
 from operator import methodcaller
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ingestion.record_tables import split
 from ingestion.repeats import KnownMessages, keys_of
@@ -28,13 +29,18 @@ from orchestration.hot.history import History, Snapshot
 from orchestration.hot.project import EDGES, FACTS, MENTIONS, SPLITS, STAGING, Project
 from orchestration.hot.slices import SCHEMA, Slice
 from orchestration.hot.store import Store
+from syncs.plan_sql import literal
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-#: Slices for what runs at each event, one for each core up to so many.
+#: Slices of the middle, one for each core but one, and up to so many.
 MAX_SLICES = 4
 GROUPS_A_SLICE = 150  # for whom a slice of their own is worth its fixed cost
+
+
+#: Where models run: each place at its own pace, the middle in several slices.
+Place = Literal["front", "middle", "aside"]
 
 
 @dataclass
@@ -43,10 +49,11 @@ class Touched:
 
     log_seq: int  # of the newest event; orders the work
     since: float  # seconds since 1970: when the oldest event that waits was accepted
+    is_urgent: bool = False  # a signal may fire now; goes before the others
 
 
 class Window:
-    """All methods but `cursor` belong to one thread; `begin` works beside it."""
+    """All methods but `cursor` belong to one thread; what is begun works beside it."""
 
     def __init__(
         self,
@@ -54,23 +61,31 @@ class Window:
         history: History,
         *,
         max_rows: int,
+        slices: int | None = None,
         groups_a_slice: int = GROUPS_A_SLICE,
         memory_mb: int = 2_000,
         known: KnownMessages | None = None,
     ) -> None:
-        """`known` tells which messages were loaded before: repeats of these are left out."""
+        """`known` tells which messages were loaded before: repeats of these are left out.
+
+        `slices` is in how many the models run at most; see MAX_SLICES.
+        """
         self.project = project
         self.max_rows = max_rows
         self.late = 0  # customers that were read from the history
         self._history = history
         self._known = known
-        self._count = min(os.cpu_count() or 1, MAX_SLICES)
+        self._count = slices or min(max((os.cpu_count() or 1) - 1, 1), MAX_SLICES)
         self._groups_a_slice = groups_a_slice
-        self._memory = f"{memory_mb // (self._count + 2)}MB"
+        self._memory = f"{memory_mb // (self._count + 3)}MB"
         self._staging = project.model(STAGING)
         self._hashed = (
             "select id_hash(id_key) as id_hash, id_hash(event_id) as event_hash,"
             f" {', '.join(self._staging.columns)} from {SCHEMA}.{STAGING} where id_key is not null"
+        )
+        names = ", ".join(literal(name) for name in sorted(project.urgent_events))
+        self._is_urgent = (
+            f"coalesce(bool_or(events.event in ({names})), false)" if names else "false"
         )
         self._groups: dict[int, _Group] = {}  # by number, the longest untouched first
         self._group_of: dict[int, int] = {}  # id → number
@@ -82,17 +97,18 @@ class Window:
         self._with_facts: set[str] = set()
         self._store: Store
         self._intake: Slice  # stages events, and has the facts
+        self._front: Slice
         self._slices: list[Slice] = []
-        self._aside: Slice  # for what `begin` was asked for
-        self._pool = ThreadPoolExecutor(self._count + 1, thread_name_prefix="hot slice")
-        self._begun: Future[float] | None = None
+        self._aside: Slice
+        self._at_work: set[Slice] = set()
+        self._pool = ThreadPoolExecutor(self._count + 2, thread_name_prefix="hot slice")
         #: Groups that were touched since their models last ran.
         self.pending: dict[int, Touched] = {}
 
     def close(self) -> None:
         self._pool.shutdown()
         if self._snapshot is not None:
-            for one in (self._intake, *self._slices, self._aside):
+            for one in self._all_slices():
                 one.close()
 
     @property
@@ -147,8 +163,8 @@ class Window:
         self.pending.clear()
 
     def _create(self, snapshot: Snapshot) -> None:
-        self._intake, self._aside, *self._slices = (
-            Slice(self.project, snapshot, memory=self._memory) for _ in range(self._count + 2)
+        self._intake, self._front, self._aside, *self._slices = (
+            Slice(self.project, snapshot, memory=self._memory) for _ in range(self._count + 3)
         )
         run = self._intake.execute
         self._store = Store(run(f"{self._hashed} limit 0").pl())
@@ -166,12 +182,15 @@ class Window:
 
     def _change(self, change: Callable[[Slice], None]) -> None:
         """Change something in every slice; in one that is at work, when it is done."""
-        for one in (self._intake, *self._slices, self._aside):
-            if one is self._aside and self._begun is not None:
-                one.later(lambda: change(self._aside))
+        for one in self._all_slices():
+            if one in self._at_work:
+                one.later(functools.partial(change, one))
             else:
                 one.catch_up()
                 change(one)
+
+    def _all_slices(self) -> tuple[Slice, ...]:
+        return (self._intake, self._front, self._aside, *self._slices)
 
     # Events
 
@@ -201,7 +220,8 @@ class Window:
         self._suppress(self._intake.suppressed("address is not null", events.num_rows))
         mentions = run(
             "select id_hash(mentions.id_key), max(events.log_seq),"
-            " min(epoch(coalesce(events.replayed_at, events.received_at)))"
+            " min(epoch(coalesce(events.replayed_at, events.received_at))),"
+            f" {self._is_urgent}"
             f" from {SCHEMA}.{MENTIONS} as mentions"
             f" inner join {SCHEMA}.{STAGING} as events using (event_id) group by 1"
         ).fetchall()
@@ -216,7 +236,7 @@ class Window:
                 f" epoch(events.received_at) from {SCHEMA}.{SPLITS} as splits"
                 f" inner join {SCHEMA}.{STAGING} as events using (event_id)"
             ).fetchall():
-                mentions += [(one, log_seq, since), (other, log_seq, since)]
+                mentions += [(one, log_seq, since, False), (other, log_seq, since, False)]
                 # Whoever parts, or comes together again, is run together.
                 links.append((one, other))
         self._fault_in(id_hash for id_hash, *_ in mentions)
@@ -224,10 +244,10 @@ class Window:
         for weaker, stronger in links:
             if weaker not in self._shared:
                 self._join(self._group_of[weaker], self._group_of[stronger])
-        for id_hash, log_seq, since in mentions:
+        for id_hash, log_seq, since, is_urgent in mentions:
             group = self._groups[self._group_of[id_hash]]
             group.newest = max(group.newest, log_seq)
-            self.touch(group.number, Touched(log_seq, since))
+            self.touch(group.number, Touched(log_seq, since, is_urgent))
 
     def groups(self) -> list[int]:
         """The numbers of all groups that are held."""
@@ -241,6 +261,7 @@ class Window:
         else:
             known.log_seq = max(known.log_seq, what.log_seq)
             known.since = min(known.since, what.since)
+            known.is_urgent |= what.is_urgent
 
     def group_of_customer(self, customer: int) -> int | None:
         """The group of a customer by the hash of its id, faulted in if need be."""
@@ -255,11 +276,16 @@ class Window:
 
     # Models
 
-    def take(self, limit: int | None = None) -> dict[int, Touched]:
+    def take(self, limit: int | None = None, *, urgent_only: bool = False) -> dict[int, Touched]:
         """Up to `limit` of the groups that were touched, the latest first; they wait no more."""
+        waiting = [
+            number
+            for number, touched in self.pending.items()
+            if touched.is_urgent or not urgent_only
+        ]
         # What is old has often expired, and what is new is still wanted.
-        chosen = sorted(self.pending, key=lambda number: -self.pending[number].log_seq)[:limit]
-        return {number: self.pending.pop(number) for number in chosen}
+        waiting.sort(key=lambda number: -self.pending[number].log_seq)
+        return {number: self.pending.pop(number) for number in waiting[:limit]}
 
     def evaluate(
         self,
@@ -269,57 +295,95 @@ class Window:
     ) -> Result:
         """Run the models, or `only` some, over these groups, as of a moment.
 
-        The result holds until the next call.
+        The result holds until the next call, or the next of `begin`.
+        """
+        return self.begin(marks, as_of, only).wait()
+
+    def begin(
+        self,
+        marks: Mapping[int, Touched],
+        as_of: datetime,
+        only: Collection[str] | None = None,
+        *,
+        place: Place = "middle",
+    ) -> Begun:
+        """As `evaluate`, beside all that is called meanwhile, and what began in other places.
+
+        Of groups that are run or joined meanwhile the result knows nothing: it would be old.
         """
         chosen = self._chosen(marks)
         parts = max(min(len(chosen) // self._groups_a_slice, len(self._slices)), 1)
         slices = self._slices[:parts]
-        self._together(
-            lambda place: slices[place].evaluate(self._events(chosen[place::parts]), as_of, only),
-            parts,
-        )
-        return self._conclude(slices, chosen, marks)
-
-    def practise(self, as_of: datetime, only: Collection[str]) -> None:
-        """Run the models over some who are here, so that no event waits for DuckDB to plan them."""
-        for size in (1, 30, 2 * self._groups_a_slice):
-            self.evaluate(dict.fromkeys(self.groups()[-size:], Touched(0, 0.0)), as_of, only)
-
-    def begin(
-        self, marks: Mapping[int, Touched], as_of: datetime, only: Collection[str] | None = None
-    ) -> Callable[[], Result | None]:
-        """Run the models beside all that is called meanwhile; what is given says when it is done.
-
-        Of groups that were touched or run meanwhile the result knows nothing: it would be old.
-        """
-        chosen = self._chosen(marks)
+        if place != "middle":
+            slices = [self._front if place == "front" else self._aside]
         before = {group.number: (group.runs, frozenset(group.ids)) for group in chosen}
-        events = self._events(chosen)
+        parts_of = {
+            one: self._events(chosen[number :: len(slices)]) for number, one in enumerate(slices)
+        }
 
-        def work() -> float:
-            began = time.monotonic()
-            self._aside.evaluate(events, as_of, only)
+        def conclude() -> Result:
+            still = []
+            for group in self._chosen(marks):
+                if (group.runs, frozenset(group.ids)) == before[group.number]:
+                    still.append(group)
+                elif place != "aside":
+                    # The other run may have begun before what touched the group this time.
+                    self.touch(group.number, marks[group.number])
+            return self._conclude(slices, still, marks)
+
+        return self._at(slices, lambda one: one.evaluate(parts_of[one], as_of, only), conclude)
+
+    def narrow(self, result: Result, customers: Collection[str], only: Collection[str]) -> Begun:
+        """Run more models over some of a result's customers, by id, as `begin` runs them.
+
+        What the result says of others after that does not count.
+        """
+
+        kept: list[Slice] = []
+
+        def work(one: Slice) -> None:
+            if one.narrow(customers):
+                kept.append(one)
+                one.run_models(only)
+
+        def conclude() -> Result:
+            return Result(kept, result.ran)
+
+        return self._at(result.slices, work, conclude)
+
+    def _at(
+        self,
+        slices: Sequence[Slice],
+        work: Callable[[Slice], None],
+        conclude: Callable[[], Result],
+    ) -> Begun:
+        """Have slices work side by side. What is to be changed in them waits for the conclusion."""
+        began = time.monotonic()
+
+        def timed(one: Slice) -> float:
+            work(one)
             return time.monotonic() - began
 
-        begun = self._begun = self._pool.submit(work)
+        self._at_work |= set(slices)
+        futures = [self._pool.submit(timed, one) for one in slices]
 
-        def finish() -> Result | None:
-            if not begun.done():
-                return None
-            seconds = begun.result()
-            still = [
-                group
-                for group in self._chosen(marks)
-                if group.number not in self.pending
-                and (group.runs, frozenset(group.ids)) == before[group.number]
-            ]
-            result = self._conclude([self._aside], still, marks)
-            result.seconds = seconds
-            # Only now: what waits to be changed there would change the result.
-            self._begun = None
+        def done() -> Result:
+            result = conclude()
+            result.seconds = max(one.result() for one in futures)
+            self._at_work -= set(slices)
             return result
 
-        return finish
+        return Begun(futures, done)
+
+    def practise(self, as_of: datetime) -> None:
+        """Run the models over some who are here, so that no event waits for DuckDB to plan them."""
+        project = self.project
+        rest = project.needs(*project.syncs) - project.urgent_models
+        for size in (1, 30, 2 * self._groups_a_slice):
+            marks = dict.fromkeys(self.groups()[-size:], Touched(0, 0.0))
+            self.evaluate(marks, as_of, project.quick_models)
+            result = self.begin(marks, as_of, project.urgent_models, place="front").wait()
+            self.narrow(result, list(result.ran)[:10], rest).wait()
 
     def _chosen(self, marks: Mapping[int, Touched]) -> list[_Group]:
         return [self._groups[number] for number in marks if number in self._groups]
@@ -328,22 +392,12 @@ class Window:
         found = self._store.of(id_hash for group in groups for id_hash in group.ids)
         return found.drop("id_hash", "event_hash")
 
-    def _together(self, work: Callable[[int], None], parts: int) -> None:
-        """Do all parts at once, and wait."""
-        others = [self._pool.submit(work, place) for place in range(1, parts)]
-        try:
-            work(0)
-        finally:
-            wait(others)
-        for other in others:
-            other.result()
-
     def _conclude(
         self, slices: list[Slice], chosen: list[_Group], marks: Mapping[int, Touched]
     ) -> Result:
         touched = {id_hash: marks[group.number] for group in chosen for id_hash in group.ids}
         ran = self._regroup(slices, chosen, touched)
-        result = Result(slices, ran, self._together)
+        result = Result(slices, ran)
         self._write_facts(result, self._with_facts & ran.keys())
         for one in slices:
             self._suppress(one.suppressed("customer_id is not null"))
@@ -517,57 +571,62 @@ class Ran:
     touched: Touched
 
 
+class Begun:
+    """Models at work; all of this belongs to the thread that began them."""
+
+    def __init__(self, futures: Sequence[Future[float]], conclude: Callable[[], Result]) -> None:
+        self._futures = futures
+        self._conclude = conclude
+
+    @property
+    def is_done(self) -> bool:
+        return all(one.done() for one in self._futures)
+
+    def wait(self) -> Result:
+        """What they say, as soon as they are done, once. It holds until the next `begin`."""
+        wait(self._futures)
+        for one in self._futures:
+            one.result()
+        return self._conclude()
+
+
 class Result:
     """What the models say of some customers, `ran` by id; `seconds` is what `begin` took."""
 
     seconds = 0.0
 
-    def __init__(
-        self,
-        slices: list[Slice],
-        ran: dict[str, Ran],
-        together: Callable[[Callable[[int], None], int], None],
-    ) -> None:
+    def __init__(self, slices: list[Slice], ran: dict[str, Ran]) -> None:
         self.ran = ran
-        self._slices = slices
-        self._together = together
-
-    def narrow(self, customers: Collection[str], only: Collection[str]) -> None:
-        """Run more models over some of the customers, by id.
-
-        What is said of others after that does not count.
-        """
-        self._slices = [one for one in self._slices if one.narrow(customers)]
-        self._together(lambda place: self._slices[place].run_models(only), len(self._slices))
+        self.slices = slices
 
     def rows_of(self, model: str) -> Any:
         """What a model says, an Arrow table."""
         import pyarrow as pa
 
-        return pa.concat_tables(one.rows_of(model) for one in self._slices)
+        return pa.concat_tables(one.rows_of(model) for one in self.slices)
 
     def rows_about(self, customers: Collection[str], models: Iterable[str]) -> dict[str, Any]:
         """What models say of some customers, Arrow tables by model."""
         import pyarrow as pa
 
-        found = [one.rows_about(customers, models) for one in self._slices]
+        found = [one.rows_about(customers, models) for one in self.slices]
         return {model: pa.concat_tables(one[model] for one in found) for model in found[0]}
 
-    def signals_of(self, model: str) -> list[tuple[str, str]]:
-        """What a signal says and is not expired: customer_id and trigger_id."""
-        return [row for one in self._slices for row in one.signals_of(model)]
+    def fired(self, signals: Collection[str]) -> list[tuple[str, str, str]]:
+        """What these signals say and is not expired: signal, customer_id, and trigger_id."""
+        return [row for one in self.slices for row in one.fired(signals)]
 
     def waiting(self) -> list[tuple[int, datetime]]:
         """What waits for time to pass: customer (by hash) and when it is due."""
-        return [row for one in self._slices for row in one.waiting()]
+        return [row for one in self.slices for row in one.waiting()]
 
     def people(self) -> tuple[Any, Any]:
         """identity_map and identity_edges for a plan, as Arrow tables; see `Slice.people`."""
         import pyarrow as pa
 
         return (
-            pa.concat_tables(one.people() for one in self._slices),
-            pa.concat_tables(one.edges() for one in self._slices),
+            pa.concat_tables(one.people() for one in self.slices),
+            pa.concat_tables(one.edges() for one in self.slices),
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
@@ -27,7 +26,7 @@ from orchestration.hot import project as projects
 from orchestration.hot.history import HASH, History
 from orchestration.hot.lane import Lane
 from orchestration.hot.project import Project
-from orchestration.hot.window import Result, Touched, Window
+from orchestration.hot.window import Place, Result, Touched, Window
 from orchestration.settings import Settings
 
 pytestmark = pytest.mark.long
@@ -70,6 +69,7 @@ class Hot:
             self.project,
             self.history,
             max_rows=self._max_rows,
+            slices=2,
             groups_a_slice=2,
             known=self._known,
         )
@@ -104,12 +104,23 @@ class Hot:
         self.result = self.window.evaluate(self.window.take(), as_of)
         return self.rows(self.project.syncs), set(self.result.ran)
 
+    def urgent_actions(self, as_of: datetime) -> set[tuple[str, ...]]:
+        """What all are to be sent that follows from urgent signals alone, as the lane runs that."""
+        models = self.project.urgent_models
+        marks = dict.fromkeys(self.window.groups(), Touched(0, 0.0))
+        self.result = self.window.begin(marks, as_of, models, place="front").wait()
+        return self.rows(self.urgent_syncs())
+
+    def urgent_syncs(self) -> tuple[str, ...]:
+        """Syncs that need no more than urgent models."""
+        return tuple(one for one in self.project.syncs if one in self.project.urgent_models)
+
     def actions_in_two_steps(self, asked: set[str], as_of: datetime) -> set[tuple[str, ...]]:
         """What some customers are to be sent, as the lane runs that: what is slow for them only."""
         marks = dict.fromkeys(self.window.groups(), Touched(0, 0.0))
         self.result = self.window.evaluate(marks, as_of, self.project.quick_models)
         slow = self.project.needs(*self.project.syncs) - self.project.quick_models
-        self.result.narrow(asked, slow)
+        self.result = self.window.narrow(self.result, asked, slow).wait()
         return {row for row in self.rows(self.project.syncs) if row[1] in asked}
 
     def run(self, window: Window, as_of: datetime) -> None:
@@ -165,7 +176,7 @@ def test_the_same_actions_as_the_warehouse(
     warehouse.dbt("seed")
     warehouse.dbt("run", "--exclude", "tag:after_sync", as_of=NOW)
     hot = Hot(project, warehouse, tmp_path, max_rows=60)
-    acted = 0
+    acted = acted_at_once = 0
     try:
         for number, delivery in enumerate(deliveries[1:]):
             as_of = NOW + timedelta(minutes=40 * number)
@@ -180,10 +191,17 @@ def test_the_same_actions_as_the_warehouse(
             few = set(sorted(touched)[number::2])
             theirs = {action for action in asked if action[1] in few}
             assert hot.actions_in_two_steps(few, as_of) == theirs
+            at_once = hot.urgent_actions(as_of)
+            assert at_once == {
+                (model, customer, *rest)
+                for model, customer, *rest in derived
+                if model in hot.urgent_syncs() and customer in hot.result.ran
+            }
+            acted_at_once += len(at_once)
             acted += len(asked)
             if number == 0:
                 hot.follow()
-        assert acted
+        assert acted and acted_at_once
     finally:
         hot.close()
 
@@ -262,17 +280,21 @@ def test_a_backlog_is_run_latest_first_and_each_customer_whole(empty: Hot) -> No
         assert ran == [["user:a"] * 3, ["user:b"] * 2, ["user:c"]]
 
 
-def test_what_runs_aside_says_nothing_of_who_was_touched_meanwhile(empty: Hot) -> None:
+@pytest.mark.parametrize("place", ["middle", "aside"])
+def test_what_runs_beside_says_nothing_of_who_was_run_meanwhile(
+    project: Project, empty: Hot, place: Place
+) -> None:
     with closing(empty.fresh()) as window:
         empty.take([of(name, 1) for name in "abc"], 0, window)
         empty.run(window, NOW)
         expected = empty.result.ran.keys() - {"cus_" + md5(b"user:b").hexdigest()[:16]}
-        finish = window.begin(dict.fromkeys(window.groups(), Touched(0, 0.0)), NOW)
+        begun = window.begin(dict.fromkeys(window.groups(), Touched(0, 0.0)), NOW, place=place)
         empty.take([of("b", 2)], 3, window)
+        window.begin(window.take(), NOW, project.urgent_models, place="front").wait()
+        empty.take([of("c", 2)], 4, window)
         # The lake is followed meanwhile; what that changes comes after the result.
         window.adopt(replace(window.snapshot, position=3))
-        while (result := finish()) is None:
-            time.sleep(0.01)
+        result = begun.wait()
         assert result.people()[0].num_rows == 3
         assert result.ran.keys() == expected
         rows = result.rows_of("customer_timeline")["customer_id"].to_pylist()
@@ -281,6 +303,29 @@ def test_what_runs_aside_says_nothing_of_who_was_touched_meanwhile(empty: Hot) -
         window.adopt(replace(window.snapshot, position=4))
         empty.everybody(window, NOW)
         assert len(empty.result.ran) == 3
+
+
+def test_who_was_touched_before_another_run_ended_is_run_again(
+    project: Project, empty: Hot
+) -> None:
+    with closing(empty.fresh()) as window:
+        empty.take([of("a", 1)], 0, window)
+        earlier = window.begin(window.take(), NOW)
+        empty.take([of("a", 2)], 1, window)
+        later = window.begin(window.take(), NOW, project.urgent_models, place="front")
+        assert len(earlier.wait().ran) == 1
+        assert not later.wait().ran, "two runs of one customer end in any order"
+        assert [touched.log_seq for touched in window.take().values()] == [1]
+
+
+def test_at_events_of_its_own_a_signal_goes_first(project: Project, empty: Hot) -> None:
+    with closing(empty.fresh()) as window:
+        views = [replace(of(name, 1), event="Product Viewed") for name in "abc"]
+        empty.take([views[0], of("d", 1), *views[1:]], 0, window)
+        (touched,) = window.take(2, urgent_only=True).values()
+        assert touched.log_seq == 1, "a login may end an absence"
+        assert not window.take(urgent_only=True)
+        assert [touched.log_seq for touched in window.take().values()] == [3, 2, 0]
 
 
 def test_what_the_lake_has_not_read_stays_and_more_waits_outside(

@@ -100,3 +100,20 @@ def test_without_its_own_models_the_lane_says_what_it_lacks() -> None:
     del nodes["nodes"]["model.signalbox.suppressions"]
     with pytest.raises(HotError, match="without the model suppressions"):
         choose(nodes)
+
+
+def test_what_an_event_of_a_signal_needs_at_once() -> None:
+    ticket = model("ticket", "customers", config=HOT | {"meta": {"fires_on": ["Ticket Opened"]}})
+    browsed = model("spells", "stg_events"), model("browsed", "spells", config=HOT)
+    choice = choose(nodes := manifest(ticket, *browsed))
+    project = assemble(nodes, choice, dict.fromkeys(choice.run, "select 1"), "")
+    assert project.urgent_events == {"Ticket Opened"}
+    assert project.urgent_models == {*BASE, "ticket"}
+    assert project.quick_models > {*BASE, "ticket", "spells", "browsed"}
+
+
+def test_events_of_a_signal_are_a_list_of_names() -> None:
+    wrong = model("ticket", "customers", config=HOT | {"meta": {"fires_on": "Ticket Opened"}})
+    choice = choose(nodes := manifest(wrong))
+    with pytest.raises(HotError, match=r"fires_on of ticket .* list of event names"):
+        assemble(nodes, choice, {}, "")

@@ -20,3 +20,12 @@ def test_new_tables_and_those_that_lack_a_column_are_outdated(settings: Settings
     }
     del older["product_affinity"]
     assert sorted(models.outdated(settings, older)) == ["identity_map", "product_affinity"]
+
+
+def test_every_asset_has_its_group(settings: Settings) -> None:
+    """What a model reads and nobody declared would stand in a group named default."""
+    from orchestration.definitions import build_definitions
+
+    graph = build_definitions(settings).resolve_asset_graph()
+    groups = {graph.get(key).group_name for key in graph.get_all_asset_keys()}
+    assert "default" not in groups and {"ops", "destinations", "raw"} <= groups

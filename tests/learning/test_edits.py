@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from orchestration import activate, dbt, diff, ingest, lake, scratch, warehouse
+from orchestration.assets.models import stale
 from orchestration.backtest import BacktestError, Outcome, backtest
 from orchestration.backtest.outcome import OutcomeError, of
 from orchestration.settings import DBT_PROJECT, Settings, load_settings
@@ -212,6 +213,12 @@ def test_an_edit_shows_who_moves_and_what_would_be_sent(settings: Settings, proj
     assert syncs["hubspot__customer_health"].updates == 0
     assert "webhook__card_freeze" not in syncs
     assert state(settings) == before
+
+    # What a new day mends by itself is not told; what only a full refresh brings is.
+    assert stale(settings) == {}
+    with (project / "seeds" / "event_catalog.csv").open("a") as file:
+        file.write("Basket Shared,web,true\n")
+    assert stale(settings) == {"customer_timeline": ["event_catalog"]}
 
 
 def test_an_edit_of_what_a_daily_job_builds_shows(settings: Settings, project: Path) -> None:

@@ -320,6 +320,11 @@ class Window:
         parts_of = {
             one: self._events(chosen[number :: len(slices)]) for number, one in enumerate(slices)
         }
+        place_of = {
+            id_hash: number % len(slices)
+            for number, group in enumerate(chosen)
+            for id_hash in group.ids
+        }
 
         def conclude() -> Result:
             still = []
@@ -329,7 +334,7 @@ class Window:
                 elif place != "aside":
                     # The other run may have begun before what touched the group this time.
                     self.touch(group.number, marks[group.number])
-            return self._conclude(slices, still, marks)
+            return self._conclude(slices, still, marks, place_of)
 
         return self._at(slices, lambda one: one.evaluate(parts_of[one], as_of, only), conclude)
 
@@ -393,10 +398,14 @@ class Window:
         return found.drop("id_hash", "event_hash")
 
     def _conclude(
-        self, slices: list[Slice], chosen: list[_Group], marks: Mapping[int, Touched]
+        self,
+        slices: list[Slice],
+        chosen: list[_Group],
+        marks: Mapping[int, Touched],
+        place_of: Mapping[int, int],
     ) -> Result:
         touched = {id_hash: marks[group.number] for group in chosen for id_hash in group.ids}
-        ran = self._regroup(slices, chosen, touched)
+        ran = self._regroup(slices, chosen, touched, place_of)
         result = Result(slices, ran)
         self._write_facts(result, self._with_facts & ran.keys())
         for one in slices:
@@ -404,17 +413,20 @@ class Window:
         return result
 
     def _regroup(
-        self, slices: list[Slice], chosen: list[_Group], touched: Mapping[int, Touched]
+        self,
+        slices: list[Slice],
+        chosen: list[_Group],
+        touched: Mapping[int, Touched],
+        place_of: Mapping[int, int],
     ) -> dict[str, Ran]:
         """Customers are now what the models say."""
         found: dict[int, list[int]] = {}
         names: dict[int, str] = {}
         for place, one in enumerate(slices):
             keep_edges = one.has_splits()
-            # Events of a group may name ids of another, of whom this slice knows nothing else.
-            own = {id_hash for group in chosen[place :: len(slices)] for id_hash in group.ids}
             for id_hash, customer, name, is_shared in one.members():
-                if id_hash in own:
+                # Events of a group may name ids of another, of whom this slice knows nothing else.
+                if id_hash in touched and place_of[id_hash] == place:
                     found.setdefault(customer, []).append(id_hash)
                     names[customer] = name
                 if is_shared and id_hash not in self._shared:

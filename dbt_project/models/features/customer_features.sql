@@ -39,12 +39,18 @@ support_customers as (
     from {{ ref('support_customers') }}
 ),
 
-support_desk as (
+-- Read twice: DuckDB keeps what is named once for two readers, and then reads every column below.
+open_at_desk as (
     select
         ticket_id,
         desk_ticket_id,
-        is_open,
         opened_at
+    from {{ ref('stg_support_tickets') }}
+    where is_open
+),
+
+known_at_desk as (
+    select ticket_id
     from {{ ref('stg_support_tickets') }}
 ),
 
@@ -68,11 +74,10 @@ open_tickets as (
     from (
         select
             support_customers.customer_id,
-            support_desk.ticket_id,
-            {{ utc_date('support_desk.opened_at') }} as opened_day
+            open_at_desk.ticket_id,
+            {{ utc_date('open_at_desk.opened_at') }} as opened_day
         from support_customers
-        inner join support_desk on support_customers.desk_ticket_id = support_desk.desk_ticket_id
-        where support_desk.is_open
+        inner join open_at_desk on support_customers.desk_ticket_id = open_at_desk.desk_ticket_id
 
         union all
 
@@ -81,8 +86,8 @@ open_tickets as (
             opened_lately.ticket_id,
             opened_lately.event_date as opened_day
         from opened_lately
-        left join support_desk on opened_lately.ticket_id = support_desk.ticket_id
-        where support_desk.ticket_id is null
+        left join known_at_desk on opened_lately.ticket_id = known_at_desk.ticket_id
+        where known_at_desk.ticket_id is null
     ) as tickets
     group by customer_id
 )

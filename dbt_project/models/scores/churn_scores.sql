@@ -36,9 +36,45 @@ contributions as (
         rules.feature,
         {{ churn_feature_value('features', 'rules') }} is not null as is_known,
         {{ churn_points('features', 'rules') }} - rules.usual_points as points,
+        rules.reason
+    from features
+    cross join rules
+),
+
+-- A learned model has several rules for one feature. What it says is one reason, told against what is usual.
+weighed as (
+    select
+        customer_id,
+        feature,
+        reason,
+        min(rule) as rule,
+        {{ rounded('sum(points)', 6) }} as points
+    from contributions
+    where is_known
+    group by customer_id, feature, reason
+),
+
+ranked as (
+    select
+        customer_id,
+        feature,
+        reason,
+        row_number() over (
+            partition by customer_id
+            order by points desc, rule asc
+        ) as reason_number
+    from weighed
+    where points >= {{ var('churn_reason_points_min') }}
+),
+
+-- Few rules are worth telling, and only they are put into words.
+worded as (
+    select
+        ranked.customer_id,
+        ranked.reason_number,
         replace(replace(replace(replace(replace(replace(replace(replace(replace(replace(replace(replace(
-            rules.reason,
-            '{value}', {{ in_words(churn_feature_value('features', 'rules')) }}),
+            ranked.reason,
+            '{value}', {{ in_words(churn_feature_value('features', 'ranked')) }}),
             '{days_since_last_seen}', {{ in_words('features.days_since_last_seen') }}),
             '{typical_gap_days}', {{ in_words('features.typical_gap_days') }}),
             '{sessions_30d}', {{ in_words('features.sessions_30d') }}),
@@ -51,32 +87,9 @@ contributions as (
             '{core_feature_uses_usual}', {{ in_words('features.core_feature_uses_usual') }}),
             '{subscription_expires_in_days}', {{ in_words('features.subscription_expires_in_days') }}
         ) as reason
-    from features
-    cross join rules
-),
-
--- A learned model has several rules for one feature. What it says is one reason, told against what is usual.
-weighed as (
-    select
-        customer_id,
-        reason,
-        min(rule) as rule,
-        {{ rounded('sum(points)', 6) }} as points
-    from contributions
-    where is_known
-    group by customer_id, feature, reason
-),
-
-ranked as (
-    select
-        customer_id,
-        reason,
-        row_number() over (
-            partition by customer_id
-            order by points desc, rule asc
-        ) as reason_number
-    from weighed
-    where points >= {{ var('churn_reason_points_min') }}
+    from ranked
+    inner join features on ranked.customer_id = features.customer_id
+    where ranked.reason_number <= 3
 ),
 
 reasons as (
@@ -85,8 +98,7 @@ reasons as (
         max(case when reason_number = 1 then reason end) as reason_1,
         max(case when reason_number = 2 then reason end) as reason_2,
         max(case when reason_number = 3 then reason end) as reason_3
-    from ranked
-    where reason_number <= 3
+    from worded
     group by customer_id
 )
 

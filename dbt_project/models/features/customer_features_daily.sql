@@ -1,4 +1,4 @@
-{{ config(meta={'rolls_daily': true}) }}
+{{ config(meta={'rolls_daily': true, 'laid_out_by': ['as_of_date', 'customer_id']}) }}
 
 {% set first_day -%}
     {{ cast_to(moved_by(as_of_date(), 1 - var('features_daily_days'), 'day'), 'date') }}
@@ -147,3 +147,4 @@ select
 from features
 inner join touched_customers on features.customer_id = touched_customers.customer_id
 where features.as_of_date >= {{ first_day }}
+{{ laid_out() }}

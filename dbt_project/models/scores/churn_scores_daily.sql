@@ -1,4 +1,7 @@
-{{ config(materialized='incremental', incremental_strategy='by_customer', meta={'rolls_daily': true}) }}
+{{ config(
+    materialized='incremental', incremental_strategy='by_customer',
+    meta={'rolls_daily': true, 'laid_out_by': ['as_of_date', 'customer_id']}
+) }}
 
 with
 
@@ -112,3 +115,4 @@ select
     touched_customers.changed_seq
 from with_previous
 inner join touched_customers on with_previous.customer_id = touched_customers.customer_id
+{{ laid_out() }}

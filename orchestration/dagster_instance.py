@@ -22,7 +22,7 @@ from dagster._core.storage.root import LocalArtifactStorage
 from dagster._serdes import ConfigurableClassData
 from dagster._utils import ensure_file, touch_file
 from dagster_postgres import DagsterPostgresStorage, PostgresEventLogStorage
-from sqlalchemy import inspect
+from sqlalchemy import inspect, make_url
 
 from orchestration import postgres
 from orchestration.settings import load_settings
@@ -62,8 +62,13 @@ class Storage(DagsterPostgresStorage):  # type: ignore[misc]
     def from_config_value(
         cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
     ) -> Storage:
-        url = postgres.start(load_settings()).dagster
-        return cls(postgres_url=url, inst_data=inst_data)
+        # A run writes some two hundred events, each a commit of its own, and a disk takes its time for
+        # each. Nothing that must not be lost depends on them: after a power failure the last half second
+        # of Dagster's memory may be missing, and a run whose end was in it is taken for failed.
+        url = make_url(postgres.start(load_settings()).dagster).update_query_dict(
+            {"options": "-c synchronous_commit=off"}
+        )
+        return cls(postgres_url=url.render_as_string(hide_password=False), inst_data=inst_data)
 
     # The parts are reached through this class alone; without these the base class would describe
     # them to other processes by a URL that our configuration does not hold.

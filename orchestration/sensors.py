@@ -30,7 +30,8 @@ from orchestration.supervisor import port_answers
 # starts the run the moment there are some, instead of at the next turn.
 LISTEN_SECONDS = 4.0
 POLL_SECONDS = 0.1  # of the log: a few bytes are read
-ASK_SECONDS = 0.5  # of Dagster's runs and of the lake: queries, on a machine that has work to do
+WATCH_SECONDS = 0.2  # of the run under way: one row
+ASK_SECONDS = 0.5  # of the lake: a query, on a machine that has work to do
 RETRY_SECONDS = (5, 15, 60, 300)
 
 
@@ -53,7 +54,7 @@ def new_events(context: SensorEvaluationContext) -> SensorResult | SkipReason:
     while (last := _last(context.instance, jobs.MICRO_BATCH)) and _under_way(last):
         if time.monotonic() > deadline:
             return SkipReason("The last micro-batch is still running; the next takes the rest.")
-        time.sleep(ASK_SECONDS)
+        time.sleep(WATCH_SECONDS)
 
     reader = ingest.open_reader(settings)
     if last and last.dagster_run.status != DagsterRunStatus.SUCCESS:

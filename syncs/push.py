@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -33,6 +34,34 @@ from syncs.sending import Pace, Progress, Run, log, repeatable
 from syncs.spec import SyncSpec
 
 
+class Turns:
+    """Lets one in at a time; of those who wait the one with the highest priority is next."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._waiting: list[tuple[int, int]] = []
+        self._arrivals = itertools.count()
+        self._taken = False
+
+    @contextlib.contextmanager
+    def turn(self, priority: int) -> Iterator[None]:
+        """Wait, and hold the turn for the length of the block."""
+        ticket = (-priority, next(self._arrivals))
+        with self._changed:
+            self._waiting.append(ticket)
+            try:
+                self._changed.wait_for(lambda: not self._taken and min(self._waiting) == ticket)
+            finally:
+                self._waiting.remove(ticket)
+            self._taken = True
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._taken = False
+                self._changed.notify_all()
+
+
 class Pusher:
     """Runs syncs. Keep one per process: it reuses connections.
 
@@ -58,6 +87,7 @@ class Pusher:
         self._channel_caps = dict(channel_caps or {})
         self._lanes: dict[str, Lane] = {}
         self._mutex = threading.Lock()
+        self._turns = Turns()
 
     @property
     def ledger(self) -> Ledger:
@@ -252,10 +282,13 @@ class Pusher:
         only: str | None,
     ) -> bool:
         """Plan and write the intents down, unless the blast limit says to ask first."""
-        read_at = self._ledger.now()
-        # A message model may take long to read: the hot lane is not to wait for that.
-        whole = contextlib.nullcontext() if spec.is_message else self._ledger.planning(spec.name)
-        with whole, contextlib.closing(plan()) as planned:
+        with contextlib.ExitStack() as stack:
+            # A message model may take long to read: the hot lane is not to wait for that.
+            with self._turns.turn(spec.policies.priority):
+                if not spec.is_message:
+                    stack.enter_context(self._ledger.planning(spec.name))
+                read_at = self._ledger.now()
+                planned = stack.enter_context(contextlib.closing(plan()))
             report.planned = planned.counts
             if planned.blocked and not approve:
                 report.status, report.message = "blocked", planned.blocked
@@ -285,6 +318,9 @@ class Pusher:
     ) -> list[SyncReport]:
         """Run many syncs: one destination's by priority, destinations side by side.
 
+        Their models are read one after the other, by priority as well, so that what is most urgent
+        leaves while the others are still read; no request is waited for.
+
         `options` are those of `run`. Reports come back in the order of `specs`.
         """
         by_destination: dict[str, list[SyncSpec]] = {}
@@ -303,9 +339,10 @@ class Pusher:
 
         if not by_destination:
             return []
+        groups = sorted(by_destination.values(), key=lambda group: -group[0].policies.priority)
         reports: dict[str, SyncReport] = {}
-        with ThreadPoolExecutor(len(by_destination), thread_name_prefix="sync") as pool:
-            for part in pool.map(in_turn, by_destination.values()):
+        with ThreadPoolExecutor(len(groups), thread_name_prefix="sync") as pool:
+            for part in pool.map(in_turn, groups):
                 reports |= part
         return [reports[spec.name] for spec in specs]
 

@@ -162,7 +162,7 @@ def parse(
     Raises PolicyError for the first one that is wrong.
     """
     for name in KEYS:
-        if name in declared and name != "consent" and not is_message:
+        if name in declared and name not in _FOR_ROWS and not is_message:
             form = f"{_FORMS[name]}, " if name in _FORMS else ""
             raise PolicyError(f"{name}: {form}for messages only")
     if "consent" in declared and "customer_id" not in columns:
@@ -190,6 +190,9 @@ def parse(
         address=address if is_message and address in columns else None,
     )
 
+
+#: What rows of a state have, too.
+_FOR_ROWS = ("consent", "priority")
 
 _FORMS = {
     "expires_after": "a number and s, m, h or d (like 2h)",

@@ -315,10 +315,11 @@ def test_a_wrong_policy_says_what_is_allowed(declared: dict[str, Any], words: st
         parse(declared, "s", is_message=True, columns=columns)
 
 
-@pytest.mark.parametrize("name", ["cap", "quiet_hours", "holdout", "priority", "expires_after"])
-def test_fields_of_a_record_know_consent_only(name: str) -> None:
+@pytest.mark.parametrize("name", ["cap", "quiet_hours", "holdout", "expires_after"])
+def test_fields_of_a_record_know_consent_and_priority_only(name: str) -> None:
     with pytest.raises(PolicyError, match=f"{name}: .*for messages only"):
         parse({name: "1/day"}, "s", is_message=False, columns=["customer_id"])
+    assert parse({"priority": 5}, "s", is_message=False, columns=[]).priority == 5
 
 
 @pytest.mark.parametrize("name", ["Mars/Phobos", "", "../../etc/passwd", "Europe/ Berlin", "\0"])

@@ -23,6 +23,7 @@ from dagster import (
 from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
 
 from orchestration import due, ingest, jobs
+from orchestration.assets import syncs
 from orchestration.settings import Settings, load_settings
 from orchestration.supervisor import port_answers
 
@@ -45,19 +46,24 @@ def new_events(context: SensorEvaluationContext) -> SensorResult | SkipReason:
     """One run for all that is new.
 
     The run key names the log's end (or the due moment), so that the same news never starts two
-    runs; while a run is under way none is started, and the next one takes all that came since.
+    runs; while a run loads and builds none is started, and the next one takes all that came since.
+    While a run acts, the next one may load and build: it waits before it acts itself.
     The cursor holds the `log_seq` last asked for and how many runs failed since the last good one.
     """
     settings = load_settings()
     cursor = json.loads(context.cursor) if context.cursor else {"log_seq": 0, "failures": 0}
     deadline = time.monotonic() + LISTEN_SECONDS
-    while (last := _last(context.instance, jobs.MICRO_BATCH)) and _under_way(last):
+    while (
+        (last := _last(context.instance, jobs.MICRO_BATCH))
+        and _under_way(last)
+        and syncs.ACTS_TAG not in last.dagster_run.tags
+    ):
         if time.monotonic() > deadline:
             return SkipReason("The last micro-batch is still running; the next takes the rest.")
         time.sleep(WATCH_SECONDS)
 
     reader = ingest.open_reader(settings)
-    if last and last.dagster_run.status != DagsterRunStatus.SUCCESS:
+    if last and last.dagster_run.is_failure_or_canceled:
         pause = RETRY_SECONDS[min(cursor["failures"], len(RETRY_SECONDS) - 1)]
         left = (last.end_time or 0) + pause - time.time()
         if left > 0:

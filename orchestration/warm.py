@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 FINISH_SECONDS = 25.0
 STATEMENT_TIMEOUT_MS = 60_000
 SOCKET_PATH_BYTES = 100  # what every Unix takes
-# Two, because a job that runs once a minute may overlap with a micro-batch.
-IDLE_WORKERS = 2
+# Three: a micro-batch that acts overlaps with the next one, and both with what runs once a minute.
+IDLE_WORKERS = 3
 # Connections that nobody uses are closed by servers and firewalls sooner or later.
 IDLE_SECONDS = 300.0
 WORKER_SECONDS = 3600.0

@@ -1,5 +1,6 @@
 """The syncs as assets downstream of their models, and the ledger they write."""
 
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,10 +12,14 @@ from dagster import (
     AssetKey,
     AssetsDefinition,
     AssetSpec,
+    DagsterInstance,
+    DagsterRun,
     Failure,
     MaterializeResult,
+    RunsFilter,
     multi_asset,
 )
+from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
 
 from orchestration import activate
 from orchestration.assets import hot
@@ -28,6 +33,10 @@ DELIVERED = "delivered"
 # A run does not wait long for a destination that is down: the ledger keeps what is left, and a
 # sensor starts a delivery when it is due.
 RETRY_SECONDS = 3.0
+# On a run that has come to its syncs: from then on the next one may begin. The UI shows it.
+ACTS_TAG = "signalbox/acts"
+WATCH_SECONDS = 0.2
+TURN_SECONDS = 120.0
 
 
 def sync_key(spec: SyncSpec) -> AssetKey:
@@ -75,6 +84,7 @@ def build_sync_assets(manifest: Mapping[str, Any]) -> AssetsDefinition:
     def syncs(
         context: AssetExecutionContext,
     ) -> Iterator[MaterializeResult[None] | AssetCheckResult]:
+        take_turn(context.instance, context.run)
         reports = activate.run_syncs(load_settings(), retry_budget=RETRY_SECONDS)
         for report in reports:
             key = AssetKey(report.sync.split("__", 1))
@@ -95,6 +105,24 @@ def build_sync_assets(manifest: Mapping[str, Any]) -> AssetsDefinition:
             )
 
     return syncs
+
+
+def take_turn(instance: DagsterInstance, run: DagsterRun) -> None:
+    """Wait until no earlier run of this job is under way, then say that this one acts.
+
+    What an earlier run plans and sends is older, so it goes first. A process that died is under way
+    until Dagster's monitoring has found it; one that nothing watches may be so for good, and after
+    TURN_SECONDS the syncs' own locks alone keep the order.
+    """
+    earlier = RunsFilter(
+        job_name=run.job_name,
+        statuses=IN_PROGRESS_RUN_STATUSES,
+        created_before=instance.get_run_records(RunsFilter([run.run_id]))[0].create_timestamp,
+    )
+    deadline = time.monotonic() + TURN_SECONDS
+    while instance.get_run_records(earlier, limit=1) and time.monotonic() < deadline:
+        time.sleep(WATCH_SECONDS)
+    instance.add_run_tags(run.run_id, {ACTS_TAG: "true"})
 
 
 def _metadata(report: SyncReport) -> dict[str, Any]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
 from dagster import (
     DagsterInstance,
+    DagsterRun,
     DagsterRunStatus,
     SensorResult,
     SkipReason,
@@ -20,6 +22,7 @@ from ingestion.contract import Contracts
 from ingestion.envelope import Arrival, encode_record, to_record
 from ingestion.log import EventLog
 from orchestration import due, ingest, jobs, sensors, warehouse
+from orchestration.assets.syncs import take_turn
 from orchestration.settings import Settings
 
 
@@ -58,7 +61,7 @@ def started(result: SensorResult | SkipReason) -> str:
     return request.run_key
 
 
-def record_run(instance: DagsterInstance, status: DagsterRunStatus) -> None:
+def record_run(instance: DagsterInstance, status: DagsterRunStatus) -> DagsterRun:
     @op
     def nothing() -> None: ...
 
@@ -69,6 +72,7 @@ def record_run(instance: DagsterInstance, status: DagsterRunStatus) -> None:
     run = instance.create_run_for_job(micro_batch, status=DagsterRunStatus.STARTED)
     if status == DagsterRunStatus.FAILURE:
         instance.report_run_failed(run)
+    return run
 
 
 def test_first_nothing_new_some_new_all_new(settings: Settings, instance: DagsterInstance) -> None:
@@ -99,6 +103,26 @@ def test_no_second_run_while_one_is_under_way(
     skipped = evaluate(instance, None)
     assert isinstance(skipped, SkipReason)
     assert "still running" in (skipped.skip_message or "")
+
+
+def test_while_a_run_acts_the_next_one_begins_and_waits_for_its_turn(
+    settings: Settings, instance: DagsterInstance
+) -> None:
+    end = accept(settings, 1)
+    first = record_run(instance, DagsterRunStatus.STARTED)
+    take_turn(instance, first)
+    assert started(evaluate(instance, None)) == f"log_seq-{end}"
+
+    second = record_run(instance, DagsterRunStatus.STARTED)
+    assert isinstance(evaluate(instance, None), SkipReason), "the second one does not act yet"
+    waiting = threading.Thread(target=take_turn, args=(instance, second))
+    waiting.start()
+    waiting.join(timeout=1.0)
+    assert waiting.is_alive()
+    instance.report_run_failed(first)  # however it ends
+    waiting.join(timeout=30.0)
+    assert not waiting.is_alive()
+    assert started(evaluate(instance, None)) == f"log_seq-{end}"
 
 
 def test_a_failed_run_is_repeated_after_a_pause(

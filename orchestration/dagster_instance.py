@@ -62,9 +62,9 @@ class Storage(DagsterPostgresStorage):  # type: ignore[misc]
     def from_config_value(
         cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
     ) -> Storage:
-        # A run writes some two hundred events, each a commit of its own, and a disk takes its time for
-        # each. Nothing that must not be lost depends on them: after a power failure the last half second
-        # of Dagster's memory may be missing, and a run whose end was in it is taken for failed.
+        # A run writes some two hundred events, with commits of their own, and each would wait for
+        # the disk. Nothing that must not be lost depends on them: after a power failure the last
+        # half second of Dagster's memory is missing, and a run whose end was in it counts as failed.
         url = make_url(postgres.start(load_settings()).dagster).update_query_dict(
             {"options": "-c synchronous_commit=off"}
         )

@@ -64,7 +64,7 @@ class Storage(DagsterPostgresStorage):  # type: ignore[misc]
     ) -> Storage:
         # A run writes some two hundred events, with commits of their own, and each would wait for
         # the disk. Nothing that must not be lost depends on them: after a power failure the last
-        # half second of Dagster's memory is missing, and a run whose end was in it counts as failed.
+        # half second of its memory is missing, and a run whose end was in it counts as failed.
         url = make_url(postgres.start(load_settings()).dagster).update_query_dict(
             {"options": "-c synchronous_commit=off"}
         )

@@ -43,6 +43,11 @@ class Turns:
         self._arrivals = itertools.count()
         self._taken = False
 
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return len(self._waiting)
+
     @contextlib.contextmanager
     def turn(self, priority: int) -> Iterator[None]:
         """Wait, and hold the turn for the length of the block."""

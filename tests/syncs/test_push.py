@@ -31,7 +31,7 @@ from syncs import destinations, operations
 from syncs.facts import LakeFacts
 from syncs.ledger import Ledger
 from syncs.policies import Policies
-from syncs.push import Pusher
+from syncs.push import Pusher, Turns
 from syncs.report import render_report
 from syncs.spec import load_specs
 from syncs.tables import lanes
@@ -540,6 +540,25 @@ def test_syncs_side_by_side(
     reports = pusher.run_all(specs, lake, retry_budget=0.0)
     assert [report.sync for report in reports] == [spec.name for spec in specs]
     assert [report.status for report in reports] == ["done", "partial", "done"]
+
+
+def test_who_waits_to_plan_goes_by_priority() -> None:
+    turns, planned = Turns(), []
+
+    def plan(priority: int) -> None:
+        with turns.turn(priority):
+            planned.append(priority)
+
+    threads = [threading.Thread(target=plan, args=(priority,)) for priority in (0, 100, 10)]
+    with turns.turn(0):
+        for thread in threads:
+            thread.start()
+        deadline = time.monotonic() + 30
+        while turns.waiting < len(threads) and time.monotonic() < deadline:
+            time.sleep(0.001)
+    for thread in threads:
+        thread.join()
+    assert planned == [100, 10, 0]
 
 
 def test_a_toy_destination_and_a_toy_sync_need_nothing_else(

@@ -51,16 +51,19 @@ def _run(customers: int, rounds: int) -> dict[str, Any]:
         os.environ[f"SIGNALBOX_{name}"] = str(_free_port())
     load_settings.cache_clear()
     demo = _demo(customers, rounds)
-    return _measure() | {"event_to_action_seconds": demo["event_to_action_seconds"]}
+    told = ("event_to_action_seconds", "missing")
+    return _measure() | {name: demo[name] for name in told}
 
 
 def _demo(customers: int, rounds: int) -> dict[str, Any]:
     command = [sys.executable, "-m", "orchestration.cli", "demo", "--check", "--json"]
     command += ["--customers", str(customers), "--rounds", str(rounds)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
+    try:
+        # Stories that ended otherwise fail the demo's check, and are in its report: times are times.
+        report: dict[str, Any] = json.loads(done.stdout)
+    except ValueError:
         sys.exit(f"the demo failed:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
-    report: dict[str, Any] = json.loads(done.stdout)
     return report
 
 

@@ -122,11 +122,14 @@ def share(settings: Settings) -> None:
     """Let all connections of this process use one DuckDB, which stays attached, for writing.
 
     For a process that does one thing after another: loads, dbt and syncs then pay once for the
-    extensions, and what one has read of the lake's catalog the next one knows.
+    extensions, and what one has read of the lake's catalog the next one knows. It takes half of the
+    processors: the others are for those who must act within seconds, and a query of a small batch
+    costs a fifth more on two.
     """
     global _database, _open
     _database = SHARED
     _open = connect(settings, read_only=False)
+    _open.execute(f"set threads = {max(1, (os.cpu_count() or 1) // 2)}")
 
 
 def database() -> str:

@@ -60,7 +60,7 @@ def _demo(customers: int, rounds: int) -> dict[str, Any]:
     command += ["--customers", str(customers), "--rounds", str(rounds)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     try:
-        # Stories that ended otherwise fail the demo's check, and are in its report: times are times.
+        # A story that ended otherwise fails the check and is in the report: times are times.
         report: dict[str, Any] = json.loads(done.stdout)
     except ValueError:
         sys.exit(f"the demo failed:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")

@@ -20,7 +20,8 @@ DISK_NOTE_BYTES = 2 * 1024**3
 STAGES = {
     "raw_events": "select count(*) from raw.events",
     "quarantined": "select count(*) from raw.quarantine",
-    "events": "select count(*) from stg_events",
+    # Without what Signalbox itself says of ids, which is in nobody's timeline.
+    "events": "select count(*) from stg_events where coalesce(source, '') <> 'signalbox'",
     "timeline": "select count(*) from customer_timeline",
     "customers": "select count(*) from customers",
     "scored": "select count(*) from churn_scores",

@@ -27,7 +27,7 @@ KEYS = {"customer_id", "as_of_date", "horizon_days", "churn_kind", "silence_days
 
 
 def built(warehouse: Warehouse, seed: int, size: int) -> None:
-    warehouse.load(stream(seed, size=size, days=60))
+    warehouse.load(stream(seed, size=size, days=60, records=False))
     warehouse.dbt("seed")
     warehouse.dbt("run", "--select", "+churn_training_set", "+churn_scores", as_of=NOW, **MEANING)
 

@@ -1,11 +1,11 @@
 """The loop: from the log's end over the window to the senders.
 
 Each turn takes in what the log has grown by, adds the customers for whom a time has come, goes on
-with what has run meanwhile, and begins to run more, in three places beside the turns. In front run
-those of whom a signal may fire now, as `fires_on` of the signals says, and what these signals need;
-in the middle all that were touched, the latest first; aside, with more patience, what takes a row
-for each day. Everything of a customer is run at once, so the order of a customer's events is kept
-whatever the order of the customers.
+with what has run meanwhile, and runs more, in three places. In front are those of whom a signal may
+fire now, as `fires_on` of the signals says, and what these signals need: the turn waits for it.
+Beside the turns run in the middle all that were touched, the latest first, and aside, with more
+patience, what takes a row for each day. Everything of a customer is run at once, so the order of a
+customer's events is kept whatever the order of the customers.
 """
 
 from __future__ import annotations

@@ -33,6 +33,8 @@ def serve(settings: Settings, stop: threading.Event) -> None:
     Raises:
         HotError: the project cannot run hot, or the log no longer has what follows the last build.
     """
+    # Before Polars is imported: its threads would be woken for work that is done before they come.
+    os.environ.setdefault("POLARS_MAX_THREADS", "1")
     warehouse.ensure(settings)
     project = projects.load(settings)
     for name, reason in too_large(settings, project).items():
@@ -41,8 +43,6 @@ def serve(settings: Settings, stop: threading.Event) -> None:
         log.warning("%s does not run hot: it %s", name, reason)
     pusher = activate.pusher(settings)
     pusher.ledger.recover()
-    # Its threads would be woken for work that is done before they are there.
-    os.environ.setdefault("POLARS_MAX_THREADS", "1")
     specs = projects.specs(project, dbt.manifest(settings))
     with (
         closing(_history(settings, project)) as history,

@@ -106,10 +106,10 @@ class Plan:
 
         The model is not read again, so that another lane waits for this only.
         """
-        _take_known(self._cursor, known)
-        self._cursor.execute(KNOWN_BY_NOW)
-        if self._schema is not None:
-            _follow_identities(self._cursor, self._schema)
+        if _take_known(self._cursor, known):
+            self._cursor.execute(KNOWN_BY_NOW)
+            if self._schema is not None:
+                _follow_identities(self._cursor, self._schema)
         self.counts = _counts(self._cursor)
 
     def count(self, *changes: str) -> int:
@@ -225,14 +225,14 @@ def _compare(
         if schema is None:
             raise PlanError(f"{spec.name} needs consent, and none can be read; nothing is sent")
         consents = f"{schema}.customer_consents"
-    _take_known(cursor, known)
+    known_actions = _take_known(cursor, known)
     rows = model_rows(spec, relation, types, consents)
     parameters: dict[str, Any] = {"only": only}
     if consents is not None:
         parameters["purpose"] = spec.policies.consent
     if spec.is_message:
         cursor.execute(_CREATE + rows + MESSAGES, parameters | moments)
-        if schema is not None:
+        if schema is not None and known_actions:
             _follow_identities(cursor, schema)
         return 0
     parameters |= {"full": full, "mirror": spec.mode == "mirror", "position": None}
@@ -253,10 +253,12 @@ def _compare(
     return int(delivered)
 
 
-def _take_known(cursor: duckdb.DuckDBPyConnection, known: pa.RecordBatchReader | pa.Table) -> None:
+def _take_known(cursor: duckdb.DuckDBPyConnection, known: pa.RecordBatchReader | pa.Table) -> int:
+    """Make the table `signalbox_known`; returns how many actions it has."""
     cursor.register("signalbox_ledger", known)
-    cursor.execute(_KNOWN)
+    ((count,),) = cursor.execute(_KNOWN).fetchall()
     cursor.unregister("signalbox_ledger")
+    return int(count)
 
 
 def _follow_identities(cursor: duckdb.DuckDBPyConnection, schema: str) -> None:

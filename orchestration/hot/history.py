@@ -165,21 +165,21 @@ class History:
             cursor.close()
         return snapshot
 
-    def events_of(self, customers: Sequence[int]) -> pl.DataFrame:
+    def events_of(self, customers: Sequence[int]) -> Any:
         """The events that are stored under these customers, as a `Store` holds them."""
-        import polars as pl
+        import pyarrow as pa
 
         columns = ", ".join(self._columns)
         query = f"select id_hash, id_hash(event_id) as event_hash, {columns} from past.events"
         if len(customers) * _ROWS_A_LOOKUP > self._rows:
-            import pyarrow as pa
-
             asked = pa.table({"customer": pa.array(customers, pa.int64())})
             self._reader.register("asked", asked)
             found = self._reader.execute(f"{query} semi join asked using (customer)")
-            return found.pl()
+            return found.to_arrow_table()
         query += " where customer = ?"
-        return pl.concat(self._reader.execute(query, [customer]).pl() for customer in customers)
+        return pa.concat_tables(
+            self._reader.execute(query, [customer]).to_arrow_table() for customer in customers
+        )
 
     def recent(self, rows: int) -> list[int]:
         """The customers seen last whose events, together, are no more than so many."""

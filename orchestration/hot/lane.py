@@ -209,15 +209,18 @@ class Lane:
         marks = self.window.take(self._quick_groups, urgent_only=True)
         if not marks:
             return False
+        models = self.project.models_at(
+            frozenset().union(*(touched.fires for touched in marks.values()))
+        )
 
         def then(result: Result) -> None:
-            self._act("front", result, self.project.urgent_models)
+            self._act("front", result, models)
             for ran in result.ran.values():
                 # The other models have yet to see them.
                 self.window.touch(ran.number, ran.touched)
 
         self._forget_facts()
-        self._run("front", marks, now, self.project.urgent_models, then)
+        self._run("front", marks, now, models, then)
         while "front" in self._jobs:
             self._go_on("front")
         return True

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -106,9 +106,16 @@ class Project(msgspec.Struct, frozen=True, dict=True):
 
     @functools.cached_property
     def urgent_models(self) -> frozenset[str]:
-        """What runs at such an event: these signals, their quick syncs, and all they need."""
-        syncs = [one for one in self.quick_syncs if self.urgent_signals & {*self.signals_of(one)}]
-        return self.needs(IDENTITY, *FACTS, *self.urgent_signals, *syncs)
+        """What runs at any of these events."""
+        return self.models_at(self.urgent_events)
+
+    def models_at(self, events: Collection[str]) -> frozenset[str]:
+        """What runs at these: signals that fire then, their quick syncs, and all they need."""
+        signals = {
+            one for one in self.urgent_signals if not set(events).isdisjoint(self.fires_on[one])
+        }
+        syncs = [one for one in self.quick_syncs if signals & {*self.signals_of(one)}]
+        return self.needs(IDENTITY, *FACTS, *signals, *syncs)
 
     def needs(self, *names: str) -> frozenset[str]:
         """These models and all that they are made from."""
@@ -179,7 +186,8 @@ def assemble(
         Model(
             name=name,
             sql=sql.get(name, ""),
-            is_view=nodes[name]["config"]["materialized"] == "view",
+            # Three models read the mentions.
+            is_view=nodes[name]["config"]["materialized"] == "view" and name != MENTIONS,
             columns=tuple(nodes[name].get("columns") or {}),
             parents=tuple(
                 parent.rpartition(".")[2]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from orchestration.hot.plans import Plans
 from syncs.ledger import action_key
 from syncs.plan_sql import quoted
 from syncs.results import Row, SyncError
@@ -127,11 +128,13 @@ class Sender:
         with duckdb.connect() as connection:
             connection.execute("set timezone = 'UTC'")
             connection.execute("set threads = 1")
+            connection.execute("create schema people")
+            plans = Plans(connection)
             while not self._stopping:
                 try:
                     with self._pusher.express(self.spec, self._facts) as express:
                         self.counts.problem = None
-                        self._serve(express, connection)
+                        self._serve(express, connection, plans)
                 except (SyncError, SQLAlchemyError) as error:
                     # Nothing is lost: the micro-batch finds what was not recorded or not sent.
                     self.counts.problem = (
@@ -144,7 +147,7 @@ class Sender:
                         self._rows, self._busy = 0, False
                     time.sleep(_RETRY_SECONDS)
 
-    def _serve(self, express: Express, connection: Any) -> None:
+    def _serve(self, express: Express, connection: Any, plans: Plans) -> None:
         while True:
             with self._news:
                 self._busy = False
@@ -155,15 +158,16 @@ class Sender:
                 taken, self._rows = list(self._waiting), 0
                 self._waiting.clear()
                 self._busy = True
-            self._act(express, connection, taken)
+            self._act(express, connection, plans, taken)
 
-    def _act(self, express: Express, connection: Any, taken: Sequence[Messages]) -> None:
+    def _act(
+        self, express: Express, connection: Any, plans: Plans, taken: Sequence[Messages]
+    ) -> None:
         import pyarrow as pa
 
         since: dict[str, float] = {}
         for messages in taken:
             since |= messages.since
-        connection.execute("create schema if not exists people")
         # A customer who was touched twice is handed over twice; an audience has an address once.
         once = "" if self.spec.is_message else f"on ({quoted(self.spec.key)})"
         for name, tables, distinct in (
@@ -174,12 +178,10 @@ class Sender:
         ):
             if tables[0] is None:
                 continue
-            connection.register("incoming", pa.concat_tables(tables))
-            connection.execute(
-                f"create or replace table people.{name} as"
-                f" select distinct {distinct} * from incoming"
-            )
-            connection.unregister("incoming")
+            given, relation = pa.concat_tables(tables), f"people.{name}"
+            shown = plans.show(relation, given)
+            connection.execute(f"create table if not exists {relation} as from {shown} limit 0")
+            plans.replace(relation, given, f"distinct {distinct} *")
         names = sorted(frozenset().union(*(messages.names for messages in taken)))
         counts = express.record(
             connection,

@@ -13,7 +13,6 @@ from orchestration.hot.plans import Plans
 from orchestration.hot.project import EDGES, IDENTITY, SPLITS, STAGING, WAITING, Project
 
 if TYPE_CHECKING:
-    import polars as pl
     from duckdb import DuckDBPyConnection
 
 #: Schema of the models in the SQL that was compiled for the lane.
@@ -58,14 +57,16 @@ class Slice:
         return self._plans.run(statement, self._rows if rows is None else rows)
 
     def insert(self, relation: str, rows: Any) -> None:
-        """Add rows, of Arrow or Polars, by name."""
-        # To forget them takes as long as to add a few: the next ones take their place.
-        self.take("incoming", rows)
-        self.execute(f"insert into {relation} by name from incoming")
+        """Add rows, an Arrow table, by name."""
+        self._plans.insert(relation, rows)
 
-    def take(self, name: str, rows: Any) -> None:
-        """Show rows under a name, in statements that are not kept."""
-        self._connection.register(name, rows)
+    def replace(self, relation: str, rows: Any) -> None:
+        """Leave these rows, an Arrow table, in place of those that are there."""
+        self._plans.replace(relation, rows)
+
+    def show(self, relation: str, rows: Any) -> str:
+        """Under which name a statement finds rows, an Arrow table; see `Plans.show`."""
+        return self._plans.show(relation, rows)
 
     # Following the lake
 
@@ -86,8 +87,7 @@ class Slice:
         self.execute(f"create table warm.written as from {SCHEMA}.suppressions limit 0")
 
     def _create_from(self, relation: str, rows: Any) -> None:
-        self.take("incoming", rows)
-        self.execute(f"create table {relation} as from incoming")
+        self.execute(f"create table {relation} as from {self.show(relation, rows)}")
 
     def later(self, change: Callable[[], None]) -> None:
         """Have something changed before the next run, in that run's thread."""
@@ -101,12 +101,10 @@ class Slice:
     def adopt(self, snapshot: Snapshot, changed: Collection[str]) -> None:
         """Go on with a newer copy of the lake, in which these models changed."""
         for name in changed:
-            self.execute(f"delete from {SCHEMA}.{name}")
-            self.insert(f"{SCHEMA}.{name}", snapshot.copies[name])
+            self.replace(f"{SCHEMA}.{name}", snapshot.copies[name])
         self.keep_splits(snapshot.splits)
         self.keep_edges(snapshot.shared_edges)
-        self.execute("delete from warm.split_people")
-        self.insert("warm.split_people", snapshot.split_people)
+        self.replace("warm.split_people", snapshot.split_people)
         # What the list in the project says stands in the lake's answer already.
         for name in (STAGING, IDENTITY):
             self.execute(f"delete from {SCHEMA}.{name}")
@@ -122,23 +120,22 @@ class Slice:
         self._keep("warm.shared_edges", "id_key, other_id_key", rows)
 
     def _keep(self, relation: str, key: str, rows: Any) -> None:
-        self.take("incoming", rows)
-        self.execute(
-            f"insert into {relation} by name"
-            f" select {', '.join(rows.column_names)} from incoming anti join {relation}"
-            f" using ({key})"
+        self.run(
+            f"insert into {relation} by name select {', '.join(rows.column_names)}"
+            f" from {self.show(relation, rows)} anti join {relation} using ({key})",
+            rows.num_rows,
         )
 
     # Models
 
-    def evaluate(self, events: pl.DataFrame, as_of: datetime, only: Collection[str] | None) -> None:
-        """Run the models, or `only` some, over these events, as of a moment."""
+    def evaluate(self, events: Any, as_of: datetime, only: Collection[str] | None) -> None:
+        """Run the models, or `only` some, over these events, an Arrow table, as of a moment."""
+        import pyarrow as pa
+
         self.catch_up()
-        self.execute(f"delete from {SCHEMA}.moment")
-        self.execute(f"insert into {SCHEMA}.moment values (?)", [as_of])
-        self._rows = events.height
-        self.run(f"delete from {SCHEMA}.{STAGING}")
-        self.insert(f"{SCHEMA}.{STAGING}", events)
+        self._rows = events.num_rows
+        self.replace(f"{SCHEMA}.moment", _column("as_of", [as_of], pa.timestamp("us", "UTC")))
+        self.replace(f"{SCHEMA}.{STAGING}", events)
         self.run_models(only)
 
     def narrow(self, customers: Collection[str]) -> bool:
@@ -146,7 +143,7 @@ class Slice:
 
         What relations say of the others does not count. False if none of them is here.
         """
-        self._choose(customers)
+        self.choose(customers)
         kept, chosen = self.run(
             "select count(distinct customer_id), count(distinct customer_id)"
             " filter (customer_id in (from warm.chosen))"
@@ -166,9 +163,9 @@ class Slice:
         )
         return True
 
-    def _choose(self, customers: Collection[str]) -> None:
-        self.execute("delete from warm.chosen")
-        self.execute("insert into warm.chosen select unnest(?)", [list(customers)])
+    def choose(self, customers: Iterable[str]) -> None:
+        """Note customers, by id, for the statements that follow, as `warm.chosen`."""
+        self.replace("warm.chosen", _column("customer_id", customers, "string"))
 
     def run_models(self, only: Collection[str] | None) -> None:
         """Run the models, or `only` some, over what is here."""
@@ -202,7 +199,7 @@ class Slice:
 
     def rows_about(self, customers: Collection[str], models: Iterable[str]) -> dict[str, Any]:
         """What models say of some customers, Arrow tables by model."""
-        self._choose(customers)
+        self.choose(customers)
         return {
             model: self.run(
                 f'from {SCHEMA}."{model}" semi join warm.chosen using (customer_id)'
@@ -212,15 +209,14 @@ class Slice:
 
     def fired(self, signals: Collection[str]) -> list[tuple[str, str, str]]:
         """What these signals say and is not expired: signal, customer_id, and trigger_id."""
-        if not signals:
-            return []
-        return self.run(
-            " union all ".join(
-                f"select '{signal}', customer_id, trigger_id"
-                f' from {SCHEMA}."{signal}", {SCHEMA}.moment where expires_at > moment.as_of'
-                for signal in sorted(signals)
-            )
-        ).fetchall()
+        return [
+            (signal, *row)
+            for signal in signals
+            for row in self.run(
+                f'select customer_id, trigger_id from {SCHEMA}."{signal}", {SCHEMA}.moment'
+                " where expires_at > moment.as_of"
+            ).fetchall()
+        ]
 
     def waiting(self) -> list[tuple[int, datetime]]:
         """What waits for time to pass: customer (by hash) and when it is due."""
@@ -278,3 +274,10 @@ class Slice:
             " except select * from warm.written, reached",
             rows,
         ).to_arrow_table()
+
+
+def _column(name: str, values: Iterable[Any], kind: Any) -> Any:
+    """An Arrow table of one column."""
+    import pyarrow as pa
+
+    return pa.table({name: pa.array(list(values), kind)})

@@ -49,7 +49,7 @@ class Touched:
 
     log_seq: int  # of the newest event; orders the work
     since: float  # seconds since 1970: when the oldest event that waits was accepted
-    is_urgent: bool = False  # a signal may fire now; goes before the others
+    fires: frozenset[str] = frozenset()  # events at which a signal may fire now: goes first
 
 
 class Window:
@@ -84,8 +84,8 @@ class Window:
             f" {', '.join(self._staging.columns)} from {SCHEMA}.{STAGING} where id_key is not null"
         )
         names = ", ".join(literal(name) for name in sorted(project.urgent_events))
-        self._is_urgent = (
-            f"coalesce(bool_or(events.event in ({names})), false)" if names else "false"
+        self._fires = (
+            f"list(distinct events.event) filter (events.event in ({names}))" if names else "null"
         )
         self._groups: dict[int, _Group] = {}  # by number, the longest untouched first
         self._group_of: dict[int, int] = {}  # id → number
@@ -101,7 +101,7 @@ class Window:
         self._slices: list[Slice] = []
         self._aside: Slice
         self._at_work: set[Slice] = set()
-        self._pool = ThreadPoolExecutor(self._count + 2, thread_name_prefix="hot slice")
+        self._pool = ThreadPoolExecutor(self._count + 1, thread_name_prefix="hot slice")
         #: Groups that were touched since their models last ran.
         self.pending: dict[int, Touched] = {}
 
@@ -145,13 +145,13 @@ class Window:
         ]
         self._shared |= set(snapshot.shared["id_hash"].to_pylist())
         self._change(methodcaller("adopt", snapshot, changed))
-        self._intake.take("incoming", snapshot.suppressions)
+        listed = self._intake.show("facts.listed", snapshot.suppressions)
         with self._facts:
             # What the lake has read since stands in its own list.
             run = self._intake.execute
             run("begin")
             run("delete from facts.suppressions where log_seq <= ?", [snapshot.position])
-            run("insert into facts.suppressions by name select *, -1 as log_seq from incoming")
+            run(f"insert into facts.suppressions by name select *, -1 as log_seq from {listed}")
             run("commit")
 
     def forget(self) -> None:
@@ -167,7 +167,7 @@ class Window:
             Slice(self.project, snapshot, memory=self._memory) for _ in range(self._count + 3)
         )
         run = self._intake.execute
-        self._store = Store(run(f"{self._hashed} limit 0").pl())
+        self._store = Store(run(f"{self._hashed} limit 0").to_arrow_table())
         run("create schema facts")
         for name in FACTS:
             run(f"create table facts.{name} as from {SCHEMA}.{name} limit 0")
@@ -206,8 +206,7 @@ class Window:
         def run(statement: str) -> DuckDBPyConnection:
             return self._intake.run(statement, events.num_rows)
 
-        run("delete from raw.events")
-        self._intake.insert("raw.events", events)
+        self._intake.replace("raw.events", events)
         if self._known is not None:
             repeats = self._known.repeats(run(keys_of("raw.events")).pl())
             if repeats:
@@ -216,12 +215,14 @@ class Window:
                 )
         run(f"delete from {SCHEMA}.{STAGING}")
         run(f"insert into {SCHEMA}.{STAGING} {self._staging.sql}")
+        run(f"delete from {SCHEMA}.{MENTIONS}")
+        run(f"insert into {SCHEMA}.{MENTIONS} {self.project.model(MENTIONS).sql}")
         # An address counts for everybody who has it, at once; whose it was follows with the models.
         self._suppress(self._intake.suppressed("address is not null", events.num_rows))
         mentions = run(
             "select id_hash(mentions.id_key), max(events.log_seq),"
             " min(epoch(coalesce(events.replayed_at, events.received_at))),"
-            f" {self._is_urgent}"
+            f" {self._fires}"
             f" from {SCHEMA}.{MENTIONS} as mentions"
             f" inner join {SCHEMA}.{STAGING} as events using (event_id) group by 1"
         ).fetchall()
@@ -236,18 +237,18 @@ class Window:
                 f" epoch(events.received_at) from {SCHEMA}.{SPLITS} as splits"
                 f" inner join {SCHEMA}.{STAGING} as events using (event_id)"
             ).fetchall():
-                mentions += [(one, log_seq, since, False), (other, log_seq, since, False)]
+                mentions += [(one, log_seq, since, None), (other, log_seq, since, None)]
                 # Whoever parts, or comes together again, is run together.
                 links.append((one, other))
         self._fault_in(id_hash for id_hash, *_ in mentions)
-        self._store.add(run(self._hashed).pl())
+        self._store.add(run(self._hashed).to_arrow_table())
         for weaker, stronger in links:
             if weaker not in self._shared:
                 self._join(self._group_of[weaker], self._group_of[stronger])
-        for id_hash, log_seq, since, is_urgent in mentions:
+        for id_hash, log_seq, since, fires in mentions:
             group = self._groups[self._group_of[id_hash]]
             group.newest = max(group.newest, log_seq)
-            self.touch(group.number, Touched(log_seq, since, is_urgent))
+            self.touch(group.number, Touched(log_seq, since, frozenset(fires or ())))
 
     def groups(self) -> list[int]:
         """The numbers of all groups that are held."""
@@ -261,7 +262,7 @@ class Window:
         else:
             known.log_seq = max(known.log_seq, what.log_seq)
             known.since = min(known.since, what.since)
-            known.is_urgent |= what.is_urgent
+            known.fires |= what.fires
 
     def group_of_customer(self, customer: int) -> int | None:
         """The group of a customer by the hash of its id, faulted in if need be."""
@@ -279,9 +280,7 @@ class Window:
     def take(self, limit: int | None = None, *, urgent_only: bool = False) -> dict[int, Touched]:
         """Up to `limit` of the groups that were touched, the latest first; they wait no more."""
         waiting = [
-            number
-            for number, touched in self.pending.items()
-            if touched.is_urgent or not urgent_only
+            number for number, touched in self.pending.items() if touched.fires or not urgent_only
         ]
         # What is old has often expired, and what is new is still wanted.
         waiting.sort(key=lambda number: -self.pending[number].log_seq)
@@ -362,7 +361,10 @@ class Window:
         work: Callable[[Slice], None],
         conclude: Callable[[], Result],
     ) -> Begun:
-        """Have slices work side by side. What is to be changed in them waits for the conclusion."""
+        """Have slices work side by side. What is to be changed in them waits for the conclusion.
+
+        The one in front works in this thread, which would only wait for another.
+        """
         began = time.monotonic()
 
         def timed(one: Slice) -> float:
@@ -370,7 +372,8 @@ class Window:
             return time.monotonic() - began
 
         self._at_work |= set(slices)
-        futures = [self._pool.submit(timed, one) for one in slices]
+        submit = _at_once if self._front in slices else self._pool.submit
+        futures = [submit(timed, one) for one in slices]
 
         def done() -> Result:
             result = conclude()
@@ -395,7 +398,7 @@ class Window:
 
     def _events(self, groups: Iterable[_Group]) -> Any:
         found = self._store.of(id_hash for group in groups for id_hash in group.ids)
-        return found.drop("id_hash", "event_hash")
+        return found.drop_columns(["id_hash", "event_hash"])
 
     def _conclude(
         self,
@@ -407,7 +410,7 @@ class Window:
         touched = {id_hash: marks[group.number] for group in chosen for id_hash in group.ids}
         ran = self._regroup(slices, chosen, touched, place_of)
         result = Result(slices, ran)
-        self._write_facts(result, self._with_facts & ran.keys())
+        self._write_facts(result, self._with_facts & ran.keys(), are_there=True)
         for one in slices:
             self._suppress(one.suppressed("customer_id is not null"))
         return result
@@ -461,7 +464,7 @@ class Window:
         """Keep what policies ask of these customers, and keep it up to date."""
         new = set(customers) - self._with_facts
         self._with_facts |= new
-        self._write_facts(result, new)
+        self._write_facts(result, new, are_there=False)
 
     def forget_facts(self) -> None:
         """Nothing waits to be sent: whose facts are kept need not be known any more."""
@@ -473,18 +476,20 @@ class Window:
                 if name != "suppressions":
                     self._intake.execute(f"delete from facts.{name}")
 
-    def _write_facts(self, result: Result, customers: set[str]) -> None:
+    def _write_facts(self, result: Result, customers: set[str], *, are_there: bool) -> None:
         if not customers:
             return
         facts = result.rows_about(customers, [name for name in FACTS if name != "suppressions"])
         run = self._intake.execute
         with self._facts:
             run("begin")
+            if are_there:
+                self._intake.choose(customers)
             for name, rows in facts.items():
-                run(
-                    f"delete from facts.{name} where customer_id in (select unnest(?))",
-                    [list(customers)],
-                )
+                if are_there:
+                    self._intake.run(
+                        f"delete from facts.{name} where customer_id in (from warm.chosen)", 0
+                    )
                 self._intake.insert(f"facts.{name}", rows)
             run("commit")
 
@@ -548,6 +553,9 @@ class Window:
 
     def _fault_in(self, ids: Iterable[int]) -> None:
         """Make sure that these ids are here, each with all of its customer."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
         solos: list[int] = []
         fresh: list[int] = []
         wanted = [id_hash for id_hash in ids if id_hash not in self._group_of]
@@ -572,7 +580,8 @@ class Window:
         stored = self.snapshot.stored_under(solos)
         if stored:
             found = self._history.events_of(stored)
-            self._store.add(found.filter(found["id_hash"].is_in(fresh)))
+            is_fresh = pc.is_in(found["id_hash"], value_set=pa.array(fresh, pa.int64()))
+            self._store.add(found.filter(is_fresh))
 
 
 @dataclass(frozen=True)
@@ -600,6 +609,13 @@ class Begun:
         for one in self._futures:
             one.result()
         return self._conclude()
+
+
+def _at_once(work: Callable[[Slice], float], one: Slice) -> Future[float]:
+    """As an executor's `submit`, in this thread."""
+    done: Future[float] = Future()
+    done.set_result(work(one))
+    return done
 
 
 class Result:

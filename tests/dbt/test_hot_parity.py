@@ -105,11 +105,14 @@ class Hot:
         return self.rows(self.project.syncs), set(self.result.ran)
 
     def urgent_actions(self, as_of: datetime) -> set[tuple[str, ...]]:
-        """What all are to be sent that follows from urgent signals alone, as the lane runs that."""
-        models = self.project.urgent_models
-        marks = dict.fromkeys(self.window.groups(), Touched(0, 0.0))
-        self.result = self.window.begin(marks, as_of, models, place="front").wait()
-        return self.rows(self.urgent_syncs())
+        """What all are to be sent that follows from urgent signals alone, each run by itself."""
+        found = set()
+        for event in self.project.urgent_events:
+            models = self.project.models_at([event])
+            marks = dict.fromkeys(self.window.groups(), Touched(0, 0.0))
+            self.result = self.window.begin(marks, as_of, models, place="front").wait()
+            found |= self.rows(tuple(one for one in self.project.syncs if one in models))
+        return found
 
     def urgent_syncs(self) -> tuple[str, ...]:
         """Syncs that need no more than urgent models."""
@@ -324,6 +327,7 @@ def test_at_events_of_its_own_a_signal_goes_first(project: Project, empty: Hot) 
         empty.take([views[0], of("d", 1), *views[1:]], 0, window)
         (touched,) = window.take(2, urgent_only=True).values()
         assert touched.log_seq == 1, "a login may end an absence"
+        assert touched.fires == {"Logged In"}
         assert not window.take(urgent_only=True)
         assert [touched.log_seq for touched in window.take().values()] == [3, 2, 0]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import duckdb
+import pyarrow as pa
 
 from orchestration.hot.plans import Plans
 
@@ -22,3 +23,14 @@ def test_a_kept_plan_sees_rows_beyond_all_that_stood_there_when_it_was_made() ->
         connection.execute("insert into t select 1000000000 + range from range(200)")
         answers = [plans.run(question, 1).fetchall() for question in questions]
         assert answers == [[(200,)], [(1_000_000_000, 1_000_000_199, 200)], [(200,)]]
+
+
+def test_rows_are_those_shown_last_whatever_their_types() -> None:
+    with duckdb.connect() as connection:
+        plans = Plans(connection)
+        connection.execute("create table t (i bigint, name varchar)")
+        for kind in (pa.int64(), pa.int64(), pa.int32(), pa.int64()):
+            for rows in (2, 0, 1):
+                given = pa.table({"name": ["x"] * rows, "i": pa.array(range(rows), kind)})
+                plans.replace("t", given)
+                assert connection.execute("from t").fetchall() == [(i, "x") for i in range(rows)]

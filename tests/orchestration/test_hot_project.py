@@ -104,12 +104,15 @@ def test_without_its_own_models_the_lane_says_what_it_lacks() -> None:
 
 def test_what_an_event_of_a_signal_needs_at_once() -> None:
     ticket = model("ticket", "customers", config=HOT | {"meta": {"fires_on": ["Ticket Opened"]}})
+    paid = model("paid", "customers", config=HOT | {"meta": {"fires_on": ["Paid", "Refunded"]}})
     browsed = model("spells", "stg_events"), model("browsed", "spells", config=HOT)
-    choice = choose(nodes := manifest(ticket, *browsed))
+    choice = choose(nodes := manifest(ticket, paid, *browsed))
     project = assemble(nodes, choice, dict.fromkeys(choice.run, "select 1"), "")
-    assert project.urgent_events == {"Ticket Opened"}
-    assert project.urgent_models == {*BASE, "ticket"}
-    assert project.quick_models > {*BASE, "ticket", "spells", "browsed"}
+    assert project.urgent_events == {"Ticket Opened", "Paid", "Refunded"}
+    assert project.models_at(["Ticket Opened"]) == {*BASE, "ticket"}
+    assert project.models_at(["Ticket Opened", "Paid"]) == {*BASE, "ticket", "paid"}
+    assert project.urgent_models == {*BASE, "ticket", "paid"}
+    assert project.quick_models > {*BASE, "ticket", "paid", "spells", "browsed"}
 
 
 def test_events_of_a_signal_are_a_list_of_names() -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import polars as pl
-from hypothesis import given
+import pyarrow as pa
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestration.hot.store import Store
 
-SCHEMA = {"id_hash": pl.Int64, "event_hash": pl.Int64, "event": pl.String}
+SCHEMA = pa.schema({"id_hash": pa.int64(), "event_hash": pa.int64(), "event": pa.string()})
 IDS = st.integers(0, 6)
 
 steps = st.lists(
@@ -21,13 +21,15 @@ steps = st.lists(
 
 
 @given(steps)
+@settings(deadline=None)
 def test_it_holds_what_a_dictionary_would(steps: list[tuple[str, list[tuple[int, int]]]]) -> None:
-    store = Store(pl.DataFrame(schema=SCHEMA))
+    store = Store(SCHEMA.empty_table())
     model: dict[int, tuple[int, str]] = {}
     for what, given_ in steps:
         if what == "add":
             rows = [(id_hash, event, f"event {event}") for id_hash, event in given_]
-            store.add(pl.DataFrame(rows, schema=SCHEMA, orient="row"))
+            named = [dict(zip(SCHEMA.names, row, strict=True)) for row in rows]
+            store.add(pa.Table.from_pylist(named, schema=SCHEMA))
             for id_hash, event, name in rows:
                 model.setdefault(event, (id_hash, name))
         else:
@@ -37,6 +39,6 @@ def test_it_holds_what_a_dictionary_would(steps: list[tuple[str, list[tuple[int,
         for ids in ([], [0], [1, 2, 99], range(7)):
             expected = {(row[0], key, row[1]) for key, row in model.items() if row[0] in ids}
             found = store.of(ids)
-            assert set(found.rows()) == expected
-            assert found.height == len(expected)
+            assert {tuple(row.values()) for row in found.to_pylist()} == expected
+            assert found.num_rows == len(expected)
             assert found.schema == SCHEMA

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from pydantic_settings import BaseSettings
 
 from ingestion import raw_tables
 from ingestion.destination import Lake, LoadError, first_line, open_pipeline, root_cause, run
-from ingestion.sources import Link, RefreshSource, SourceError
+from ingestion.sources import Link, RefreshSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     Links = Callable[[list[Link]], object]
 
@@ -39,11 +42,13 @@ def refresh(
     *,
     full: bool = False,
     on_links: Links | None = None,
+    writer: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> SourceResult:
     """Bring a source's rows into its raw table, all of them in one commit.
 
     A source with a key is asked only for what changed since the newest row in the table, which is
-    answered again; with `full` for everything. The caller holds the lake's writer lock.
+    answered again; with `full` for everything. A vendor may take minutes to answer, so all of it is
+    read before the lake is written.
 
     Args:
         lake: whose raw table exists already.
@@ -52,13 +57,19 @@ def refresh(
         full: read all of it.
         on_links: told, before the rows are committed, which ids they hold together; the same ones
             may be told again.
+        writer: makes us the lake's only writer while its context is open; for a caller who is not.
 
     Raises:
         SourceError: the source cannot be read; the table stays as it was.
         LoadError: the lake cannot be written; the table stays as it was.
     """
+    started = time.monotonic()
     since = None if full or source.key is None else _newest(lake, source.table)
-    return _load(lake, source, _telling(source, settings, since, on_links))
+    with tempfile.TemporaryFile() as kept:
+        rows = _keep(kept, _telling(source, settings, since, on_links), source.table)
+        with writer():
+            _load(lake, source, kept)
+    return SourceResult(source.table, rows, time.monotonic() - started)
 
 
 def _telling(
@@ -79,17 +90,22 @@ def _newest(lake: Lake, table: str) -> datetime | None:
     return row[0] if row else None
 
 
-def _load(lake: Lake, source: RefreshSource, rows: Iterable[dict[str, Any]]) -> SourceResult:
+def _keep(file: IO[bytes], rows: Iterable[dict[str, Any]], table: str) -> int:
+    """Write the rows into a file, as Arrow's stream of a raw table; returns how many there are."""
+    import pyarrow as pa
+
+    schema = raw_tables.schema(table)
+    remaining, count = iter(rows), 0
+    with pa.ipc.new_stream(file, schema) as stream:
+        while chunk := list(islice(remaining, CHUNK_ROWS)):
+            stream.write_table(pa.Table.from_pylist(chunk, schema=schema))
+            count += len(chunk)
+    file.seek(0)
+    return count
+
+
+def _load(lake: Lake, source: RefreshSource, kept: IO[bytes]) -> None:
     import dlt
-
-    started = time.monotonic()
-    count = 0
-
-    def tables() -> Iterator[Any]:
-        nonlocal count
-        for chunk in _chunks(rows, source.table):
-            count += chunk.num_rows
-            yield chunk
 
     hints: dict[str, Any] = {"write_disposition": "replace"}
     if source.key is not None:
@@ -99,24 +115,19 @@ def _load(lake: Lake, source: RefreshSource, rows: Iterable[dict[str, Any]]) -> 
     with lake.connect() as connection:
         pipeline = open_pipeline(lake, source.name, connection)
         try:
-            run(pipeline, dlt.resource(tables(), name=source.table, **hints))
+            run(pipeline, dlt.resource(_tables(kept), name=source.table, **hints))
         except Exception as error:
-            cause = root_cause(error)
-            if isinstance(cause, SourceError):
-                raise cause from None
             raise LoadError(
-                f"Loading raw.{source.table} failed: {first_line(cause)}. The table is as it was; "
-                "the next refresh tries again."
+                f"Loading raw.{source.table} failed: {first_line(root_cause(error))}. The table is "
+                "as it was; the next refresh tries again."
             ) from error
-    return SourceResult(source.table, count, time.monotonic() - started)
 
 
-def _chunks(rows: Iterable[dict[str, Any]], table: str) -> Iterator[Any]:
+def _tables(kept: IO[bytes]) -> Iterator[Any]:
     import pyarrow as pa
 
-    schema = raw_tables.schema(table)
-    remaining = iter(rows)
-    # An empty first chunk: a source without any row must still empty a replaced table.
-    yield schema.empty_table()
-    while chunk := list(islice(remaining, CHUNK_ROWS)):
-        yield pa.Table.from_pylist(chunk, schema=schema)
+    with pa.ipc.open_stream(kept) as stream:
+        # An empty first one: a source without any row must still empty a replaced table.
+        yield stream.schema.empty_table()
+        for batch in stream:
+            yield pa.Table.from_batches([batch])

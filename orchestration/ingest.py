@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -266,15 +267,19 @@ def live_sources(settings: Settings) -> set[str]:
     return {source.name for source in refreshable(settings, with_sandbox=False)}
 
 
-def refresh(settings: Settings, source: RefreshSource) -> int:
+def refresh(
+    settings: Settings, source: RefreshSource, on_wait: Callable[[str], object] | None = None
+) -> int:
     """Read a source into its raw table; returns how many rows were read.
 
-    Which ids its rows hold together goes into the event log, from where identity follows.
+    Which ids its rows hold together goes into the event log, from where identity follows. Others
+    may write to the lake while the source is read; nobody else reads this source meanwhile.
 
     Raises:
         SourceError: the source cannot be read.
         LoadError: the lake cannot be written.
         LogError: the log cannot be written to.
+        WriterBusy: the lake was not free in time.
     """
     from ingestion.own_events import append_links, link_id
     from ingestion.refresh import refresh as run
@@ -288,7 +293,21 @@ def refresh(settings: Settings, source: RefreshSource) -> int:
                 append_links(log, fresh)
 
     own = _source_settings(settings, source)[0]
-    return run(_lake(settings), source, own, on_links=note).rows
+    writer = partial(
+        lake.writer, settings, f"reading {source.name}", wait_seconds=600, on_wait=on_wait
+    )
+    with _only_reader(settings, source.name):
+        return run(_lake(settings), source, own, on_links=note, writer=writer).rows
+
+
+@contextmanager
+def _only_reader(settings: Settings, name: str) -> Iterator[None]:
+    # Of two readings the older one must not be the last to be written.
+    path = settings.home / "sources" / f"{name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def _source_settings(settings: Settings, source: RefreshSource) -> tuple[Any, bool]:

@@ -141,13 +141,10 @@ def build_source_assets() -> AssetsDefinition:
         """Read the sources through their APIs."""
         settings = load_settings()
         with_sandbox = port_answers(settings.host, settings.sandbox_port)
-        with lake.writer(
-            settings, f"sources {context.run_id[:8]}", wait_seconds=600, on_wait=context.log.info
-        ):
-            for source in ingest.refreshable(settings, with_sandbox=with_sandbox):
-                key = AssetKey(["raw", source.table])
-                if key in context.selected_asset_keys:
-                    rows = ingest.refresh(settings, source)
-                    yield MaterializeResult(asset_key=key, metadata={"dagster/row_count": rows})
+        for source in ingest.refreshable(settings, with_sandbox=with_sandbox):
+            key = AssetKey(["raw", source.table])
+            if key in context.selected_asset_keys:
+                rows = ingest.refresh(settings, source, on_wait=context.log.info)
+                yield MaterializeResult(asset_key=key, metadata={"dagster/row_count": rows})
 
     return load_sources

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -215,6 +216,23 @@ def test_records_tell_which_ids_they_hold_of_a_person(raw: Lake, vendor: Vendor)
     assert query(
         raw, "select requester_email from raw.support_tickets where ticket_id <> '3' order by 1"
     ) == [("ann@example.com",), ("ben@example.com",)]
+
+
+def test_a_vendor_is_read_before_the_lake_is_held(raw: Lake, vendor: Vendor) -> None:
+    vendor.contacts = [contact(n) for n in range(4)]
+    asked: list[int] = []
+
+    @contextmanager
+    def writer() -> Iterator[None]:
+        asked.append(len(vendor.requests))
+        yield
+        asked.append(len(vendor.requests))
+
+    source = sources.load("crm")
+    assert isinstance(source, RefreshSource)
+    refresh(raw, source, source.settings(url=vendor.url, token=TOKEN), writer=writer)
+    assert len(vendor.requests) > 1
+    assert asked == [len(vendor.requests)] * 2
 
 
 def test_a_failure_midway_leaves_the_table(raw: Lake, vendor: Vendor, waits: list[float]) -> None:

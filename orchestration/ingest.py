@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import math
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from datetime import datetime
@@ -26,6 +28,14 @@ if TYPE_CHECKING:
     from ingestion.repeats import KnownMessages
     from ingestion.request import SourcePolicy
     from ingestion.sources import Link, PullSource, PushSource, RefreshSource
+
+
+# What a reading of a source tells anew of who is who is written so many records at a time or, if
+# there are many, in so many portions, each after at most so many seconds.
+LINKS_AT_ONCE = 100
+LINK_PORTIONS = 20
+LINK_SECONDS = 15.0
+POLL_SECONDS = 0.1
 
 
 def serve_collector(settings: Settings, on_ready: Callable[[int], None] | None = None) -> None:
@@ -281,16 +291,16 @@ def refresh(
         LogError: the log cannot be written to.
         WriterBusy: the lake was not free in time.
     """
-    from ingestion.own_events import append_links, link_id
+    from ingestion.own_events import link_id
     from ingestion.refresh import refresh as run
     from ingestion.reserved import OWN_SOURCE
 
+    at_once = lake.is_writer()  # nobody else can load then
+
     def note(links: list[Link]) -> None:
-        if fresh := known_messages(settings).unseen(
-            OWN_SOURCE, {link_id(one): one for one in links}
-        ):
-            with open_log(settings) as log:
-                append_links(log, fresh)
+        told = {link_id(one): one for one in links}
+        fresh = known_messages(settings).unseen(OWN_SOURCE, told)
+        _append_links(settings, fresh, len(fresh) if at_once else LINKS_AT_ONCE)
 
     own = _source_settings(settings, source)[0]
     writer = partial(
@@ -298,6 +308,27 @@ def refresh(
     )
     with _only_reader(settings, source.name):
         return run(_lake(settings), source, own, on_links=note, writer=writer).rows
+
+
+def _append_links(settings: Settings, links: list[Link], at_once: int) -> None:
+    """Write them into the log, each portion when the one before is loaded.
+
+    The customers of all of them are recomputed, and whoever does something meanwhile would wait for
+    that in one long micro-batch.
+    """
+    from ingestion.loaded import loaded_end
+    from ingestion.own_events import append_links
+
+    portion = max(1, at_once, math.ceil(len(links) / LINK_PORTIONS))
+    for first in range(0, len(links), portion):
+        with open_log(settings) as log:
+            append_links(log, links[first : first + portion])
+            end = log.end()
+        if first + portion >= len(links):
+            return
+        deadline = time.monotonic() + LINK_SECONDS
+        while loaded_end(settings.log_dir) < end and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
 
 
 @contextmanager

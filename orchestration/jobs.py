@@ -22,7 +22,7 @@ from orchestration.settings import load_settings
 MICRO_BATCH = models.MICRO_BATCH
 DELIVER = "deliver"
 SOURCES = "sources"
-RESULTS = "results"
+RESULTS = models.RESULTS
 DAILY = models.DAILY
 TRAINING = "training"
 MAINTENANCE = "maintenance"

@@ -31,7 +31,10 @@ WATERMARKS = AssetSpec(
     kinds={"dbt", "duckdb"},
 )
 MICRO_BATCH = "micro_batch"
+RESULTS = "results"
 DAILY = "daily"
+# Jobs whose models are incremental or views. Others hold tables, and to swap one takes commits.
+ONE_TRANSACTION = {MICRO_BATCH, RESULTS}
 
 
 class _Translator(DagsterDbtTranslator):  # type: ignore[misc]
@@ -201,10 +204,11 @@ def build_model_assets(manifest: Mapping[str, Any]) -> tuple[AssetsDefinition, A
             # Unit tests check the SQL, not the data: they have nothing to say about a run.
             command = ["build", *args, "--exclude-resource-type", "unit_test"]
             batch = context.run.job_name == MICRO_BATCH
+            whole = context.run.job_name in ONE_TRANSACTION
             if batch:
                 command += ["--exclude", "config.materialized:view"]
-            events = dbt.stream(command, run_settings, whole=batch)
-            for event in _when_it_holds(events) if batch else events:
+            events = dbt.stream(command, run_settings, whole=whole)
+            for event in _when_it_holds(events) if whole else events:
                 message = DbtCoreCliEventMessage(raw_event=event, event_history_metadata={})
                 yield from message.to_default_asset_events(
                     manifest=manifest, dagster_dbt_translator=_translator, context=context

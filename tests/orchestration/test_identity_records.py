@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from typer.testing import CliRunner
 
 from ingestion.sources import RefreshSource, load
@@ -45,11 +47,14 @@ def build(settings: Settings) -> None:
         dbt.invoke(["build", "--select", *(f"+{model}" for model in models), *without], settings)
 
 
+def row_of(one: dict[str, str]) -> dict[str, Any]:
+    values = {"user_id": one.get("user_id"), "hs_merged_object_ids": one.get("merged")}
+    row = {"contact_id": one["contact_id"], "email": one["email"], "archived": False}
+    return row | {"properties": json.dumps(values), "created_at": None, "updated_at": None}
+
+
 def contacts(*_: Any) -> Iterator[dict[str, Any]]:
-    for one in CRM:
-        values = {"user_id": one.get("user_id"), "hs_merged_object_ids": one.get("merged")}
-        row = {"contact_id": one["contact_id"], "email": one["email"], "archived": False}
-        yield row | {"properties": json.dumps(values), "created_at": None, "updated_at": None}
+    return map(row_of, CRM)
 
 
 def test_records_of_the_crm_join_customers(tmp_path: Path, settings: Settings) -> None:
@@ -90,3 +95,34 @@ def test_records_of_the_crm_join_customers(tmp_path: Path, settings: Settings) -
         assert asked("select count(*) from customer_timeline where source = 'signalbox'") == [(0,)]
     split = signalbox("identity", "split", "crm_contact:7", "user:ann", "--dry-run")
     assert [len(part["ids"]) for part in split["after"]] == [2, 6]
+
+
+def test_a_first_reading_is_loaded_by_portions(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = [{"contact_id": f"1{n}", "email": f"n{n}@example.com"} for n in range(250)]
+    crm = load("crm")
+    assert isinstance(crm, RefreshSource)
+    source = replace(crm, rows=lambda *_: map(row_of, many), sandbox={})
+    with lake.writer(settings, "test"):
+        ingest.loader(settings).load()
+    loader, done, loaded = ingest.loader(settings), threading.Event(), []
+
+    def new() -> bool:
+        return loader.position() < ingest.open_reader(settings).end()
+
+    def batches() -> None:
+        while not done.wait(0.05) or new():
+            if new():
+                with lake.writer(settings, "test"):
+                    loaded.append(loader.load().events)
+
+    monkeypatch.setattr(ingest, "LINK_SECONDS", 60.0)
+    working = threading.Thread(target=batches)
+    working.start()
+    try:
+        assert ingest.refresh(settings, source) == len(many)
+    finally:
+        done.set()
+        working.join()
+    assert loaded == [100, 100, 50]

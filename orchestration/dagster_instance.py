@@ -6,6 +6,7 @@ listens and where home is.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from dagster._core.storage.root import LocalArtifactStorage
 from dagster._serdes import ConfigurableClassData
 from dagster._utils import ensure_file, touch_file
 from dagster_postgres import DagsterPostgresStorage, PostgresEventLogStorage
-from sqlalchemy import inspect, make_url
+from sqlalchemy import Engine, create_engine, inspect, make_url
 
 from orchestration import postgres
 from orchestration.settings import load_settings
@@ -51,8 +52,14 @@ class Storage(DagsterPostgresStorage):  # type: ignore[misc]
     """Runs, events and schedules in the database `signalbox_dagster`."""
 
     def __init__(self, postgres_url: str, inst_data: ConfigurableClassData | None = None) -> None:
-        super().__init__(postgres_url, inst_data=inst_data)
+        super().__init__(postgres_url, postgres_url not in _kept, inst_data)
         self._event_log_storage = _Events(postgres_url, should_autocreate_tables=False)
+        if os.environ.get(postgres.KEEP_CONNECTIONS):
+            # Dagster connects anew for every statement. A run begins with dozens of events, and the
+            # code server makes an instance, which looks for its tables, for every tick of a sensor.
+            engine = _keeping_engine(postgres_url)
+            for part in (self._run_storage, self._event_log_storage, self._schedule_storage):
+                part._engine = engine
 
     @classmethod
     def config_type(cls) -> dict[str, Any]:
@@ -83,6 +90,17 @@ class Storage(DagsterPostgresStorage):  # type: ignore[misc]
     @property
     def schedule_storage_data(self) -> None:
         return None
+
+
+_kept: dict[str, Engine] = {}
+
+
+def _keeping_engine(url: str) -> Engine:
+    if url not in _kept:
+        _kept[url] = create_engine(
+            url, isolation_level="AUTOCOMMIT", pool_size=4, max_overflow=32, pool_pre_ping=True
+        )
+    return _kept[url]
 
 
 class ComputeLogs(LocalComputeLogManager):

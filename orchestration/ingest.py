@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 # there are many, in so many portions, each after at most so many seconds.
 LINKS_AT_ONCE = 100
 LINK_PORTIONS = 20
-LINK_SECONDS = 15.0
+LINK_SECONDS = 60.0
 POLL_SECONDS = 0.1
 
 

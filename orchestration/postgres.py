@@ -22,6 +22,9 @@ DATABASES = ("signalbox_lake", "signalbox_ledger", "signalbox_dagster", "signalb
 
 READER = "signalbox_reader"
 
+# Set for Dagster's standing processes, which ask its storage several times a second.
+KEEP_CONNECTIONS = "SIGNALBOX_KEEP_CONNECTIONS"
+
 
 class PostgresUnavailable(Exception):
     """The server cannot be started or reached; the message says which and what to check."""

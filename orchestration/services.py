@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from orchestration import ingest, warm
+from orchestration import ingest, postgres, warm
 from orchestration.settings import ROOT, Settings
 from orchestration.supervisor import Process, port_answers
 
 LOCATION = "signalbox"
 _PYTHON = (sys.executable, "-m")
 _ENV = {"DAGSTER_HOME": str(ROOT)}
+_STANDING = _ENV | {postgres.KEEP_CONNECTIONS: "1"}
 
 
 def log_file(settings: Settings) -> Path:
@@ -48,7 +49,7 @@ def code(settings: Settings) -> list[Process]:
         [*_PYTHON, "dagster", "api", "grpc", "--socket", str(socket)]
         + ["--module-name", "orchestration.definitions", "--location-name", LOCATION],
         ready=socket.exists,
-        env=_ENV,
+        env=_STANDING,
         second=True,
     )
     warm_runs = Process(
@@ -76,7 +77,7 @@ def dagster(settings: Settings) -> list[Process]:
         Process(
             "daemon",
             [*_PYTHON, "dagster._daemon", "run", "-w", workspace],
-            env=_ENV,
+            env=_STANDING,
             second=True,
         ),
     ]

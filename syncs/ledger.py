@@ -59,6 +59,9 @@ from syncs.tables import (
     sync_runs,
 )
 
+#: Up to so many changes Postgres may loop over what it is told for each.
+FEW_CHANGES = 100
+
 _SETUP_LOCK = 0x5160_0001
 _WORKER_CLASS = 0x5160_0002
 _SYNC_CLASS = 0x5160_0003
@@ -261,9 +264,10 @@ class Ledger:
             )
             into = f"copy incoming ({', '.join(CHANGE_COLUMNS)}) from stdin (format csv)"
             cursor.copy_expert(into, CsvStream(plan.changes()), 1 << 20)
-            # Of a table just made Postgres knows nothing, and would loop over it for each action.
-            cursor.execute("create unique index on incoming (action_key)")
-            cursor.execute("analyze incoming")
+            if plan.count(*CHANGES) > FEW_CHANGES:
+                # Of a table just made Postgres knows nothing, and would loop over it for each one.
+                cursor.execute("create unique index on incoming (action_key)")
+                cursor.execute("analyze incoming")
             parameters = {
                 "sync": spec.name,
                 "destination": spec.destination,

@@ -13,6 +13,8 @@ from typing import Any
 #: A part is merged into the one before it when that is no more than so many times as large. Parts
 #: are then few, and a row is copied once for each of them.
 _GROWTH = 8
+#: To merge into one of more rows than this would stop the lane for a tenth of a second.
+WHOLE_ROWS = 50_000
 
 
 class Store:
@@ -22,7 +24,8 @@ class Store:
     as much.
     """
 
-    def __init__(self, empty: Any) -> None:
+    def __init__(self, empty: Any, *, whole_rows: int = WHOLE_ROWS) -> None:
+        self._whole_rows = whole_rows  # of a part that is merged no further
         self._parts = [empty]
         self._places: dict[int, array[int]] = {}  # id → rows, counted over all parts
         self._hashes: set[int] = set()  # of the events that are held
@@ -48,11 +51,11 @@ class Store:
         if not new:
             return
         self._parts.append(events if len(new) == events.num_rows else events.take(new))
-        while (
-            len(self._parts) > 1 and self._parts[-2].num_rows <= _GROWTH * self._parts[-1].num_rows
-        ):
-            last = self._parts.pop()
-            self._parts[-1] = pa.concat_tables([self._parts[-1], last]).combine_chunks()
+        while len(self._parts) > 1:
+            *_, before, last = self._parts
+            if before.num_rows > min(_GROWTH * last.num_rows, self._whole_rows):
+                break
+            self._parts[-2:] = [pa.concat_tables([before, last]).combine_chunks()]
 
     def of(self, ids: Iterable[int]) -> Any:
         """The events that came under these ids."""

@@ -387,7 +387,7 @@ class Window:
         """Run the models over some who are here, so that no event waits for DuckDB to plan them."""
         project = self.project
         rest = project.needs(*project.syncs) - project.urgent_models
-        for size in (1, 30, 2 * self._groups_a_slice):
+        for size in (1, 5, 30, 2 * self._groups_a_slice):
             marks = dict.fromkeys(self.groups()[-size:], Touched(0, 0.0))
             self.evaluate(marks, as_of, project.quick_models)
             result = self.begin(marks, as_of, project.urgent_models, place="front").wait()
@@ -559,6 +559,8 @@ class Window:
         solos: list[int] = []
         fresh: list[int] = []
         wanted = [id_hash for id_hash in ids if id_hash not in self._group_of]
+        if not wanted:
+            return
         people = self.snapshot.people
         customers = people.customers_of(wanted)
         known = people.members_of([customer or 0 for customer in customers])

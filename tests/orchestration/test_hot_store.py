@@ -20,10 +20,12 @@ steps = st.lists(
 )
 
 
-@given(steps)
+@given(steps, st.sampled_from([20, 50_000]))
 @settings(deadline=None)
-def test_it_holds_what_a_dictionary_would(steps: list[tuple[str, list[tuple[int, int]]]]) -> None:
-    store = Store(SCHEMA.empty_table())
+def test_it_holds_what_a_dictionary_would(
+    steps: list[tuple[str, list[tuple[int, int]]]], whole_rows: int
+) -> None:
+    store = Store(SCHEMA.empty_table(), whole_rows=whole_rows)
     model: dict[int, tuple[int, str]] = {}
     for what, given_ in steps:
         if what == "add":

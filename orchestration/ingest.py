@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 # What a reading of a source tells anew of who is who is written so many records at a time or, if
 # there are many, in so many portions, each after at most so many seconds.
-LINKS_AT_ONCE = 100
+LINKS_AT_ONCE = 50
 LINK_PORTIONS = 20
 LINK_SECONDS = 60.0
 POLL_SECONDS = 0.1

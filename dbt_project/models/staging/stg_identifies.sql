@@ -1,3 +1,6 @@
+{{ config(materialized='incremental', incremental_strategy='delete+insert', unique_key='log_seq') }}
+
+-- A table: identify calls are few, and to look for them among all events takes as long as the history is.
 with
 
 events as (
@@ -10,7 +13,11 @@ events as (
         timezone,
         traits
     from {{ ref('stg_events') }}
-    where type = 'identify'
+    where
+        type = 'identify'
+        {% if is_incremental() %}
+            and log_seq > {{ watermark() }}
+        {% endif %}
 )
 
 select

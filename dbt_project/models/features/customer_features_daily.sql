@@ -51,7 +51,9 @@ happened as (
 ),
 
 habits as (
-    {{ habits_by_day('identified_customers', as_of_date(), first_day=rolled_day) }}
+    {{ habits_by_day(
+        'identified_customers', as_of_date(), first_day=rolled_day, among=is_rebuilt('habits', 'login_habits')
+    ) }}
 ),
 
 told as (

@@ -114,8 +114,10 @@ select
     {{ days_between(
         utc_date('coalesce(moments.last_core_feature_at, moments.first_active_at)'), utc_date('moments.event_at')
     ) }} as days_since_core_feature,
-    moments.last_cancellation_page_at
+    moments.last_cancellation_page_at,
+    touched_customers.changed_seq
 from moments
+inner join touched_customers on moments.customer_id = touched_customers.customer_id
 inner join visits_with_previous
     on moments.customer_id = visits_with_previous.customer_id and moments.session_id = visits_with_previous.session_id
 left join login_visits

@@ -44,7 +44,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     file with all its tests, or a test that shares nothing, apart from its file.
     """
     for item in items:
-        if not any(mark.name == "long" for mark in item.own_markers):
+        # Not item.own_markers, which for a function hold its module's marks as well.
+        own = getattr(getattr(item, "function", None), "pytestmark", [])
+        if not any(mark.name == "long" for mark in own):
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
     items.sort(key=lambda item: not any(item.iter_markers("long")))
 

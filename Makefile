@@ -20,7 +20,7 @@ demo: install
 	$(BIN)/signalbox demo
 
 test: install lint
-	$(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: install
 	$(BIN)/ruff check .

@@ -36,18 +36,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return None if any(path.resolve().is_relative_to(CHAOS) for path in named) else True
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Share the tests out between workers (`--dist loadgroup`) so that none is alone at the end.
-
-    The tests of a file stay together, for they share fixtures. What is marked `long` begins: a
-    file with all its tests, or a test that shares nothing, apart from its file.
-    """
-    for item in items:
-        # Not item.own_markers, which for a function hold its module's marks as well.
-        own = getattr(getattr(item, "function", None), "pytestmark", [])
-        if not any(mark.name == "long" for mark in own):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    """What is marked `long` begins, so that no worker (`--dist loadfile`) is alone at the end."""
     items.sort(key=lambda item: not any(item.iter_markers("long")))
 
 

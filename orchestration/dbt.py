@@ -274,17 +274,21 @@ def _call(
     # dbt words each of its six hundred events for its log before it asks whether it is to be there.
     # Of a micro-batch Dagster keeps what happened, and what failed is in the error.
     level = "none" if whole else "info"
-    result = dbtRunner(manifest=kept, callbacks=[tell]).invoke(
-        [
-            *args,
-            *("--project-dir", str(DBT_PROJECT), "--profiles-dir", str(DBT_PROJECT)),
-            *("--target-path", str(directory)),
-            *("--log-path", str(directory / "logs"), "--log-level-file", level),
-            *("--vars", json.dumps(values), "--quiet", "--no-use-colors"),
-            *(("--log-level", level) if whole else ()),
-        ]
-    )
-    return succeeded(result)
+    command = [
+        *args,
+        *("--project-dir", str(DBT_PROJECT), "--profiles-dir", str(DBT_PROJECT)),
+        *("--target-path", str(directory)),
+        *("--log-path", str(directory / "logs"), "--log-level-file", level),
+        *("--vars", json.dumps(values), "--quiet", "--no-use-colors"),
+        *(("--log-level", level) if whole else ()),
+    ]
+    runner = dbtRunner(manifest=kept, callbacks=[tell])
+    if kept is None or not whole:
+        return succeeded(runner.invoke(command))
+    from orchestration.dbt_kept import same_project
+
+    with same_project(kept, tuple(args)):
+        return succeeded(runner.invoke(command))
 
 
 def succeeded(result: Any) -> Any:

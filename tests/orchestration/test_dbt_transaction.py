@@ -59,3 +59,40 @@ def test_a_run_is_one_snapshot_and_a_failed_one_leaves_no_trace(settings: Settin
             connection.execute("alter table identity_edges rename column proof to evidence")
         dbt.invoke(MODELS, settings, whole=True)
         assert snapshots_and_events(settings)[1] == before[1] + 1
+
+
+def test_a_command_that_comes_again_selects_and_builds_the_same(settings: Settings) -> None:
+    warehouse.ensure(settings)
+    dbt.warm_up(settings)
+    built: dict[str, list[list[str]]] = {}
+
+    def build(*names: str) -> None:
+        nodes: list[str] = []
+        dbt.invoke(
+            ["build", "--select", *names, "--exclude-resource-type", "unit_test"],
+            settings,
+            whole=True,
+            on_event=lambda event: (
+                nodes.append(event["data"]["node_info"]["node_name"])
+                if event["info"]["name"] in ("LogModelResult", "LogTestResult")
+                else None
+            ),
+        )
+        built.setdefault(" ".join(names), []).append(nodes)
+
+    with lake.writer(settings, "test"):
+        accept(settings, "again 0")
+        dbt.invoke(
+            ["build", "--select", "+identity_edges", "--exclude-resource-type", "test"], settings
+        )
+        _, events = snapshots_and_events(settings)
+        for number in range(1, 4):
+            accept(settings, f"again {number}")
+            build("stg_events", "identity_edges")
+            build("stg_events")
+            assert snapshots_and_events(settings)[1] == events + number
+    assert set(built) == {"stg_events identity_edges", "stg_events"}
+    for first, *others in built.values():
+        assert others == [first, first]
+    assert "identity_edges" in built["stg_events identity_edges"][0]
+    assert "identity_edges" not in built["stg_events"][0]

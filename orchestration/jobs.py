@@ -88,10 +88,12 @@ def _one_process(
 @op(description="Merges small files, drops old snapshots, removes the files nobody reads.")
 def maintain_lake(context: OpExecutionContext) -> None:
     settings = load_settings()
-    with lake.writer(
-        settings, f"maintenance {context.run_id[:8]}", wait_seconds=600, on_wait=context.log.info
-    ):
-        report = lake.maintain(settings, models.layouts(settings))
+    report = lake.maintain(
+        settings,
+        models.layouts(settings),
+        holder=f"maintenance {context.run_id[:8]}",
+        on_wait=context.log.info,
+    )
     context.add_output_metadata(report)
 
 

@@ -31,6 +31,8 @@ SHARED = ":memory:signalbox"
 # Of each file of the models. Rows that are looked up by customer lie by customer, and nothing but
 # the bounds is read of a row group that holds none of those asked for.
 ROW_GROUP_ROWS = 8_192
+LOCK_POLL_SECONDS = 0.1
+MAINTENANCE_WAITS = 600.0
 WRITER_LOCK = 0x5167_6E61  # any fixed number; it names the lock within the catalog database
 
 
@@ -246,40 +248,76 @@ def columns(connection: DuckDBPyConnection) -> dict[str, set[str]]:
     return found
 
 
-def maintain(settings: Settings, layouts: Mapping[str, Sequence[str]]) -> dict[str, int]:
+def maintain(
+    settings: Settings,
+    layouts: Mapping[str, Sequence[str]],
+    *,
+    holder: str = "maintenance",
+    on_wait: Callable[[str], object] | None = None,
+) -> dict[str, int]:
     """Merge small files, drop snapshots older than a week, remove files nobody can read any more.
 
-    The caller holds the writer lock. Files that were dropped are kept for a day: a reader may
-    still be on its way through them.
+    It becomes the writer for one table at a time, so that a micro-batch need not wait for all of
+    them. Files that were dropped are kept for a day: a reader may still be on its way through them.
 
     Args:
         settings: which lake.
         layouts: by table of the production schema, the columns in whose order merged files are to
             be written.
+        holder, on_wait: as for `writer`.
 
     Returns:
-        Files merged away, snapshots dropped, files removed.
+        Tables rewritten and merged, snapshots dropped, files removed.
+
+    Raises:
+        WriterBusy: another writer did not end within ten minutes.
     """
+    done = dict.fromkeys(
+        ("tables_rewritten", "tables_merged", "snapshots_expired", "files_removed"), 0
+    )
     with connect(settings, read_only=False) as connection:
 
-        def count(function: str, *options: str) -> int:
+        def call(function: str, *options: str) -> int:
             arguments = ", ".join([f"'{CATALOG}'", *options])
             return len(connection.execute(f"call ducklake_{function}({arguments})").fetchall())
 
-        for table, order in layouts.items():
-            _lay_out(connection, table, order)
-        # Rows that were replaced stand in the files until those are rewritten.
-        rewritten = count("rewrite_data_files", "delete_threshold => 0.3")
-        merged = count("merge_adjacent_files")
-        expired = count("expire_snapshots", "older_than => now() - interval '7 days'")
-        removed = count("cleanup_old_files", "older_than => now() - interval '1 day'")
+        tables = connection.execute(
+            "select schema_name, table_name from duckdb_tables()"
+            " where database_name = $catalog order by all",
+            {"catalog": CATALOG},
+        ).fetchall()
+        for schema, table in tables:
+            place = (f"'{_quoted(table)}'", f"schema => '{_quoted(schema)}'")
+            with writer(settings, holder, wait_seconds=MAINTENANCE_WAITS, on_wait=on_wait):
+                # It may have been dropped meanwhile.
+                if not _is_there(connection, schema, table):
+                    continue
+                if schema == SCHEMA and table in layouts:
+                    _lay_out(connection, table, layouts[table])
+                # Rows that were replaced stand in the files until those are rewritten.
+                done["tables_rewritten"] += call(
+                    "rewrite_data_files", *place, "delete_threshold => 0.3"
+                )
+                done["tables_merged"] += call("merge_adjacent_files", *place)
+            time.sleep(2 * LOCK_POLL_SECONDS)  # whoever waits for the lock takes it now
+        with writer(settings, holder, wait_seconds=MAINTENANCE_WAITS, on_wait=on_wait):
+            done["snapshots_expired"] = call(
+                "expire_snapshots", "older_than => now() - interval '7 days'"
+            )
+            done["files_removed"] = call(
+                "cleanup_old_files", "older_than => now() - interval '1 day'"
+            )
     _sweep(settings)
-    return {
-        "tables_rewritten": rewritten,
-        "tables_merged": merged,
-        "snapshots_expired": expired,
-        "files_removed": removed,
-    }
+    return done
+
+
+def _is_there(connection: DuckDBPyConnection, schema: str, table: str) -> bool:
+    found = connection.execute(
+        "select 1 from duckdb_tables()"
+        " where database_name = ? and schema_name = ? and table_name = ?",
+        [CATALOG, schema, table],
+    )
+    return found.fetchone() is not None
 
 
 def _lay_out(connection: DuckDBPyConnection, table: str, order: Sequence[str]) -> None:
@@ -331,7 +369,7 @@ def _lock(
                     f"The lake is being written by {busy}; waited {wait_seconds:.0f} s. "
                     "Wait for it to finish or stop it, then try again."
                 )
-            time.sleep(0.1)
+            time.sleep(LOCK_POLL_SECONDS)
 
 
 def _unlock(session: Any) -> None:

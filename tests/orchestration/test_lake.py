@@ -121,6 +121,45 @@ def test_maintenance_keeps_the_rows(settings: Settings) -> None:
     }  # fmt: skip
 
 
+def test_maintenance_lets_a_waiting_writer_in_between_two_tables(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with lake.connect(settings, read_only=False) as connection:
+        for name in ("one", "two", "three"):
+            connection.execute(f"create or replace table waited_{name} (n int)")
+    began, ended = threading.Event(), threading.Event()
+    reports = []
+
+    def maintain() -> None:
+        reports.append(lake.maintain(settings, {}))
+        ended.set()
+
+    # The lock belongs to the process: what waits for it is another one.
+    taken = lake._lock
+
+    def lock(*arguments: object) -> object:
+        session = taken(*arguments)  # type: ignore[arg-type]
+        began.set()
+        return session
+
+    monkeypatch.setattr(lake, "_lock", lock)
+    thread = threading.Thread(target=maintain)
+    thread.start()
+    assert began.wait(30)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    monkeypatch.setattr(lake, "LOCK_POLL_SECONDS", 3.0)  # long enough to see it
+    assert process.stdout.readline() == "held\n"
+    assert not ended.is_set()
+    monkeypatch.setattr(lake, "LOCK_POLL_SECONDS", 0.01)
+    process.kill()
+    process.wait()
+    thread.join(120)
+    assert reports
+
+
 def test_models_lie_in_small_parts_by_the_columns_they_are_looked_up_by(settings: Settings) -> None:
     warehouse.ensure(settings)
     rows = lake.ROW_GROUP_ROWS

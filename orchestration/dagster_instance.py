@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from typing import Any
 
+from dagster import AssetKey, DagsterEventType, EventLogEntry
+from dagster._core.events import ASSET_CHECK_EVENTS, ASSET_EVENTS
 from dagster._core.execution.compute_logs import redirect_to_file
 from dagster._core.storage.compute_log_manager import CapturedLogContext, ComputeIOType
+from dagster._core.storage.event_log.base import AssetRecord
+from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
 from dagster._core.storage.local_compute_log_manager import (
     IO_TYPE_EXTENSION,
     LocalComputeLogManager,
@@ -23,14 +28,93 @@ from dagster._core.storage.root import LocalArtifactStorage
 from dagster._serdes import ConfigurableClassData
 from dagster._utils import ensure_file, touch_file
 from dagster_postgres import DagsterPostgresStorage, PostgresEventLogStorage
-from sqlalchemy import Engine, create_engine, inspect, make_url
+from sqlalchemy import Connection, Engine, create_engine, inspect, make_url
 
 from orchestration import postgres
 from orchestration.settings import load_settings
 
+# Events that a run may hold back until the next one of another kind: nobody waits for them.
+_MAY_WAIT = {
+    DagsterEventType.STEP_OUTPUT,
+    DagsterEventType.HANDLED_OUTPUT,
+    DagsterEventType.ASSET_MATERIALIZATION,
+    DagsterEventType.ASSET_OBSERVATION,
+    DagsterEventType.ASSET_CHECK_EVALUATION,
+}
+
 
 class _Events(PostgresEventLogStorage):  # type: ignore[misc]
-    """Dagster's, less what it asks the catalog about its own tables for each event."""
+    """Dagster's, less what it asks the catalog about its own tables for each event.
+
+    With `gather`, for a process that executes runs, a step's outputs are stored together: with the
+    next event of another kind, or when this process asks for something. Dagster needs three
+    connections and up to six statements for each, and a micro-batch has a hundred of them.
+    """
+
+    gather = False
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._gathered: list[EventLogEntry] = []
+        self._mutex = threading.RLock()
+        self._asks_for_others = False
+
+    def store_event(self, event: EventLogEntry) -> None:
+        if not self.gather:
+            super().store_event(event)
+            return
+        with self._mutex:
+            self._gathered.append(event)
+            if not (event.is_dagster_event and event.dagster_event_type in _MAY_WAIT):
+                self._store_gathered()
+
+    def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
+        """Any events, in their order; Dagster's own stores most kinds one by one."""
+        rows = [self._event_to_row(event) for event in events]
+        ids = SqlEventLogStorageTable.c.id
+        statement = SqlEventLogStorageTable.insert().returning(ids, sort_by_parameter_order=True)
+        with self._connect() as connection:
+            stored = list(zip(events, connection.scalars(statement, rows), strict=True))
+        of_assets = [
+            (event, number)
+            for event, number in stored
+            if event.is_dagster_event
+            and event.dagster_event_type in ASSET_EVENTS
+            and event.get_dagster_event().asset_key
+        ]
+        if of_assets:
+            with self.index_transaction() as connection:
+                self._store_asset_event_tags(connection, *zip(*of_assets, strict=True))
+                for event, number in of_assets:
+                    self._store_asset_event(connection, event, number)
+        for event, number in stored:
+            if event.is_dagster_event and event.dagster_event_type in ASSET_CHECK_EVENTS:
+                self.store_asset_check_event(event, number)
+
+    def get_asset_records(
+        self, asset_keys: Sequence[AssetKey] | None = None
+    ) -> Sequence[AssetRecord]:
+        """Asked for each output, of what it was made from: nearly always of an earlier step."""
+        with self._mutex:
+            waiting = {event.get_dagster_event().asset_key for event in self._gathered}
+            self._asks_for_others = asset_keys is not None and waiting.isdisjoint(asset_keys)
+            try:
+                found: Sequence[AssetRecord] = super().get_asset_records(asset_keys)
+                return found
+            finally:
+                self._asks_for_others = False
+
+    def _store_gathered(self) -> None:
+        with self._mutex:
+            events, self._gathered = self._gathered, []
+            if events:
+                self.store_event_batch(events)
+
+    def _connect(self) -> AbstractContextManager[Connection]:
+        if not self._asks_for_others:
+            self._store_gathered()  # whoever reads is to find what was stored before
+        connected: AbstractContextManager[Connection] = super()._connect()
+        return connected
 
     def has_table(self, table_name: str) -> bool:
         return table_name in self._tables()

@@ -12,7 +12,8 @@ from orchestration.supervisor import Process, port_answers
 LOCATION = "signalbox"
 _PYTHON = (sys.executable, "-m")
 _ENV = {"DAGSTER_HOME": str(ROOT)}
-_STANDING = _ENV | {postgres.KEEP_CONNECTIONS: "1"}
+# The events that say what a run is going to do are stored in one piece.
+_STANDING = _ENV | {postgres.KEEP_CONNECTIONS: "1", "DAGSTER_EVENT_BATCH_SIZE": "1000"}
 
 
 def log_file(settings: Settings) -> Path:

@@ -378,6 +378,7 @@ def _connect() -> None:
     _instance.optimize_for_webserver(
         statement_timeout=STATEMENT_TIMEOUT_MS, pool_recycle=3600, max_overflow=20
     )
+    _instance.event_log_storage.gather = True  # type: ignore[attr-defined]
 
 
 def _execute(run_id: str) -> bool:

@@ -86,11 +86,13 @@ def build_sync_assets(manifest: Mapping[str, Any]) -> AssetsDefinition:
     ) -> Iterator[MaterializeResult[None] | AssetCheckResult]:
         take_turn(context.instance, context.run)
         reports = activate.run_syncs(load_settings(), retry_budget=RETRY_SECONDS)
+        context.log.info("\n".join(f"{one.sync}: {one.status} {one.sent or ''}" for one in reports))
+        keys = {report.sync: AssetKey(report.sync.split("__", 1)) for report in reports}
         for report in reports:
-            key = AssetKey(report.sync.split("__", 1))
-            context.log.info("%s: %s %s", report.sync, report.status, report.sent or "")
-            yield MaterializeResult(asset_key=key, metadata=_metadata(report))
-            yield _check(key, report)
+            yield MaterializeResult(asset_key=keys[report.sync], metadata=_metadata(report))
+        # A check asks Dagster what it is about: after all of them, each need not wait for one.
+        for report in reports:
+            yield _check(keys[report.sync], report)
         yield MaterializeResult(
             asset_key=LEDGER,
             metadata={"actions": sum(sum(report.states.values()) for report in reports)},

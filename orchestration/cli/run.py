@@ -154,6 +154,11 @@ def hot(
     """
     import logging
 
+    from orchestration import allocator
+
+    if not check:
+        allocator.keep_memory()
+
     from orchestration.hot import check as checks
     from orchestration.hot import service
 

@@ -26,12 +26,14 @@ features as (
     from {{ ref('customer_features') }}
 ),
 
+-- Not churn_scores, which would put the reasons of all customers into words.
 scores as (
     select
         customer_id,
         churn_score,
         churn_band
-    from {{ ref('churn_scores') }}
+    from {{ ref('churn_scores_daily') }}
+    where as_of_date = (select max(latest.as_of_date) from {{ ref('churn_scores_daily') }} as latest)
 ),
 
 rolled_up as (

@@ -22,11 +22,13 @@ customers as (
     from {{ ref('customers') }}
 ),
 
+-- Not customer_features, which would count the open tickets of all customers.
 features as (
     select
         customer_id,
         revenue_lifetime
-    from {{ ref('customer_features') }}
+    from {{ ref('customer_features_daily') }}
+    where as_of_date = (select max(latest.as_of_date) from {{ ref('customer_features_daily') }} as latest)
 )
 
 select

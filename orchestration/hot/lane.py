@@ -41,6 +41,7 @@ MAX_GROUPS = 1_000  # customers run at a time
 QUICK_SECONDS = 0.3  # what these may take, about
 QUICK_PAUSE = 0.3  # seconds from one beginning to the next, so that many are run at once
 SLOW_SECONDS = 0.2  # what the models with a row for each day may take at a time, about
+SLOW_GROUPS = 40  # customers whom they may be run over at a time, whatever that takes
 SLOW_PAUSE = 2.0  # seconds between, so that many are run at once
 QUIET_SECONDS = 1.0  # without an event, after which a backlog of these is worked off at once
 POLL_SECONDS = 0.005
@@ -89,7 +90,7 @@ class Lane:
         self._quick_began = self._staged_at = -math.inf
         # Touched, and not yet run through the models that take a row for each day.
         self._slow: dict[int, Touched] = {}
-        self._slow_groups = 20
+        self._slow_groups = SLOW_GROUPS
         self._slow_began = time.monotonic()
         self._ran_at = time.monotonic()
         self._fresh: Snapshot | None = None
@@ -268,10 +269,12 @@ class Lane:
         if not urgent:
             return
         whom = frozenset().union(*(fresh[spec.name] for spec in urgent))
-        more = self.project.needs(*(spec.model for spec in urgent)).difference(models)
+        # What else needs a row for each day costs little more now, and need not wait for its turn.
+        messages = [spec for spec in self._slow_specs if spec.is_message]
+        more = self.project.needs(*(spec.model for spec in messages)).difference(models)
 
         def then(narrowed: Result) -> None:
-            for spec in urgent:
+            for spec in messages:
                 self._hand_over(spec, narrowed, {name: result.ran[name] for name in whom})
 
         self._jobs[place] = self.window.narrow(result, whom, more), then
@@ -304,9 +307,12 @@ class Lane:
         def then(result: Result) -> None:
             for spec in self._slow_specs:
                 self._hand_over(spec, result, result.ran)
-            # As many the next time as SLOW_SECONDS allow.
-            fitting = int(self._slow_groups * SLOW_SECONDS / result.seconds)
-            self._slow_groups = max(5, min(fitting, 2 * self._slow_groups, MAX_GROUPS))
+            # As many the next time as SLOW_SECONDS allow, and no fewer than SLOW_GROUPS: a few take
+            # little less, and who was touched first would for ever wait behind who came after.
+            if 2 * len(marks) > self._slow_groups:
+                fitting = int(len(marks) * SLOW_SECONDS / result.seconds)
+                fitting = min(fitting, 2 * self._slow_groups, MAX_GROUPS)
+                self._slow_groups = max(SLOW_GROUPS, fitting)
 
         self._run("aside", marks, now, self._slow_models, then)
         return True

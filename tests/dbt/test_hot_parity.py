@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
@@ -22,10 +23,13 @@ from hypothesis import strategies as st
 
 from ingestion import raw_tables
 from ingestion.repeats import KnownMessages, RepeatIndex, keys_of
+from orchestration import dbt
+from orchestration.hot import lane as lanes
 from orchestration.hot import project as projects
 from orchestration.hot.history import HASH, History
 from orchestration.hot.lane import Lane
 from orchestration.hot.project import Project
+from orchestration.hot.sender import Messages
 from orchestration.hot.window import Place, Result, Touched, Window
 from orchestration.settings import Settings
 
@@ -429,6 +433,94 @@ def test_a_full_refresh_is_taken_in_though_the_log_has_not_grown(
         assert timeline_of(hot, "ada") == 1
     finally:
         hot.close()
+
+
+class Taken:
+    """In a sender's place: which triggers of whom it was given to send, in turn."""
+
+    idle = True
+
+    def __init__(self) -> None:
+        self.triggers: list[tuple[str, str]] = []
+
+    def put(self, messages: Messages) -> None:
+        rows = messages.rows.select(["email", "trigger_id"]).to_pylist()
+        self.triggers += [(row["email"], row["trigger_id"]) for row in rows]
+
+
+def lane_of(
+    hot: Hot, window: Window, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Lane, Taken]:
+    """A lane over what the window is given, which runs nothing aside; and what it says in Slack."""
+    monkeypatch.setattr(lanes, "SLOW_PAUSE", math.inf)
+    monkeypatch.setattr(lanes, "QUIET_SECONDS", math.inf)
+    specs = projects.specs(hot.project, dbt.manifest(Settings(home=home, _env_file=None)))
+    senders: dict[str, Any] = {spec.name: Taken() for spec in specs}
+    lane = Lane(hot.project, specs, hot.history, window, Log(), senders, clock=lambda: NOW)
+    return lane, senders["slack__churn_risk_rose"]
+
+
+def content(user: str) -> list[Message]:
+    """Somebody with an address who comes every third day and gives no sign of leaving."""
+    told = {"traits": {"email": f"{user}@example.com"}}
+    return [
+        Message("identify", NOW - timedelta(days=day), f"{user}-{day}", user=user, body=told)
+        for day in range(60, 0, -3)
+    ]
+
+
+def leaving(user: str) -> list[Message]:
+    """A look at the page to cancel at."""
+    page = {"context": {"page": {"path": "/account/cancel"}}}
+    at = NOW - timedelta(minutes=5)
+    return [Message("page", at, f"{user}-cancel", user=user, body=page)]
+
+
+def complaint(user: str) -> list[Message]:
+    opened = {"ticket_id": f"t-{user}", "subject": "I want to cancel", "priority": "urgent"}
+    at, body = NOW - timedelta(minutes=4), {"properties": opened}
+    name = "Support Ticket Opened"
+    return [Message("track", at, f"{user}-ticket", user=user, event=name, body=body)]
+
+
+TODAY = f"{NOW:%Y-%m-%d}"
+
+
+def test_a_message_that_waits_for_the_score_brings_the_others_that_do(
+    empty: Hot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ticket's message holds the churn score: the alert that it rose needs no turn aside."""
+    with closing(empty.fresh()) as window:
+        lane, slack = lane_of(empty, window, tmp_path, monkeypatch)
+        empty.take([*content("ada"), *leaving("ada"), *complaint("ada")], 0, window)
+        lane.turn()
+        assert slack.triggers == [("ada@example.com", TODAY)]
+        while lane.waiting:
+            lane.turn()
+        assert len(slack.triggers) == 1
+
+
+def test_nobody_waits_for_a_turn_aside_because_turns_take_long(
+    empty: Hot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(empty.fresh()) as window:
+        lane, slack = lane_of(empty, window, tmp_path, monkeypatch)
+        monkeypatch.setattr(lanes, "SLOW_SECONDS", 0.0)  # whatever is run takes longer
+        for turn in range(3):
+            leaver, first = f"leaver{turn}", turn * 1_000
+            empty.take([*content(leaver), *leaving(leaver)], first, window)
+            # These are touched later, and go first.
+            empty.take([of(f"u{turn}{place}", 1) for place in range(10)], first + 500, window)
+            while lane.waiting:
+                lane.turn()
+            assert lane.slow_waiting == 11
+            monkeypatch.setattr(lanes, "SLOW_PAUSE", -1.0)
+            lane.turn()
+            monkeypatch.setattr(lanes, "SLOW_PAUSE", math.inf)
+            assert not lane.slow_waiting, "all of them are run at a time"
+            while not slack.triggers[turn:]:
+                lane.turn()
+            assert slack.triggers[turn:] == [(f"{leaver}@example.com", TODAY)]
 
 
 def timeline_of(hot: Hot, user: str) -> int:

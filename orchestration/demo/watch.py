@@ -15,7 +15,11 @@ from orchestration.demo.stories import StoryEntry
 
 @dataclass(frozen=True)
 class Happening:
-    """An expected effect that arrived: which story, where, and how long after its last event."""
+    """An expected effect that arrived: which story, where, and how long after its last event.
+
+    Of an effect that came before the last event it is not known which one caused it: `seconds` are
+    from the first.
+    """
 
     entry: StoryEntry
     destination: str
@@ -26,8 +30,8 @@ class Happening:
 class StoryWatch:
     """Reads the sandbox's effects from where they stand now, and pairs them with stories.
 
-    Every effect counts once per story and destination; times are from the story's triggering
-    event to the moment the vendor acted.
+    Every effect counts once per story and destination, from the story's first event on: a score
+    may rise, and the vendor act, before the event that the story ends with.
     """
 
     def __init__(self, sandbox_url: str) -> None:
@@ -47,12 +51,14 @@ class StoryWatch:
         for entry in stories:
             for destination, texts in entry.expects.items():
                 identity = (entry.story, entry.number, destination)
-                if identity in self._seen or entry.triggered_at is None:
+                began, ended = entry.started_at, entry.triggered_at
+                if identity in self._seen or began is None or ended is None:
                     continue
-                effect = self._find(destination, texts, entry.triggered_at)
+                effect = self._find(destination, texts, began)
                 if effect is not None:
                     self._seen.add(identity)
-                    seconds = (_moment(effect) - entry.triggered_at).total_seconds()
+                    acted = _moment(effect)
+                    seconds = (acted - (ended if acted >= ended else began)).total_seconds()
                     new.append(Happening(entry, destination, seconds, effect["summary"]))
         self.happenings += new
         return new

@@ -156,7 +156,8 @@ SCHEDULES = [
     ScheduleDefinition(
         name="lake_maintenance",
         job_name=jobs.MAINTENANCE,
-        cron_schedule="*/10 * * * *",
+        # A batch leaves a file in each table, and each file makes every reading 0.3 ms dearer.
+        cron_schedule="*/5 * * * *",
         execution_timezone="UTC",
         default_status=DefaultScheduleStatus.RUNNING,
         description="Merges the small files of the micro-batches and drops old snapshots.",

@@ -84,9 +84,13 @@ class StoryWatch:
 
     def _read(self) -> Iterator[dict[str, Any]]:
         while True:
-            answer = self._session.get(
-                self._url, params={"since": self._since, "limit": 500}, timeout=10
-            )
+            try:
+                answer = self._session.get(
+                    self._url, params={"since": self._since, "limit": 500}, timeout=10
+                )
+            except (requests.ConnectionError, requests.Timeout):
+                # It is started again, or closed the connection while this machine stood still.
+                return  # the next poll asks for the same
             answer.raise_for_status()
             effects: list[dict[str, Any]] = answer.json()
             if not effects:

@@ -23,6 +23,7 @@ class Effects:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self.away = False
         self.list: list[dict[str, Any]] = []
 
     def add(self, destination: str, summary: str, seconds: float) -> None:
@@ -41,6 +42,9 @@ class Effects:
 def effects() -> Iterator[Effects]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            if found.away:
+                self.connection.close()
+                return
             since = int(parse_qs(urlsplit(self.path).query)["since"][0])
             body = json.dumps([one for one in found.list if one["seq"] > since]).encode()
             self.send_response(200)
@@ -101,3 +105,14 @@ def test_a_story_is_judged_when_it_is_told_to_its_end(effects: Effects) -> None:
     assert not watch.poll([leaving(triggered=None)])
     assert [one.destination for one in watch.poll([leaving()])] == ["slack"]
     assert not watch.poll([leaving()]), "an effect counts once"
+
+
+def test_what_a_sandbox_that_was_away_has_not_told_is_told_by_the_next_poll(
+    effects: Effects,
+) -> None:
+    watch = StoryWatch(effects.url)
+    effects.add("slack", "Churn risk rose: Ada", 1.4)
+    effects.away = True
+    assert not watch.poll([leaving()])
+    effects.away = False
+    assert [one.destination for one in watch.poll([leaving()])] == ["slack"]

@@ -42,7 +42,8 @@ QUICK_SECONDS = 0.3  # what these may take, about
 QUICK_PAUSE = 0.3  # seconds from one beginning to the next, so that many are run at once
 SLOW_SECONDS = 0.2  # what the models with a row for each day may take at a time, about
 SLOW_GROUPS = 40  # customers whom they may be run over at a time, whatever that takes
-SLOW_PAUSE = 2.0  # seconds between, so that many are run at once
+SLOW_PAUSE = 0.5  # seconds from one beginning to the next, so that many are run at once, and
+SLOW_SHARE = 0.15  # of the time that these may run, about, while events come
 QUIET_SECONDS = 1.0  # without an event, after which a backlog of these is worked off at once
 POLL_SECONDS = 0.005
 BROKER_POLL_SECONDS = 0.05
@@ -92,6 +93,7 @@ class Lane:
         self._slow: dict[int, Touched] = {}
         self._slow_groups = SLOW_GROUPS
         self._slow_began = time.monotonic()
+        self._slow_took = 0.0
         self._ran_at = time.monotonic()
         self._fresh: Snapshot | None = None
         self._mutex = threading.Lock()
@@ -269,12 +271,10 @@ class Lane:
         if not urgent:
             return
         whom = frozenset().union(*(fresh[spec.name] for spec in urgent))
-        # What else needs a row for each day costs little more now, and need not wait for its turn.
-        messages = [spec for spec in self._slow_specs if spec.is_message]
-        more = self.project.needs(*(spec.model for spec in messages)).difference(models)
+        more = self.project.needs(*(spec.model for spec in urgent)).difference(models)
 
         def then(narrowed: Result) -> None:
-            for spec in messages:
+            for spec in urgent:
                 self._hand_over(spec, narrowed, {name: result.ran[name] for name in whom})
 
         self._jobs[place] = self.window.narrow(result, whom, more), then
@@ -293,7 +293,7 @@ class Lane:
         if "aside" in self._jobs:
             return False
         moment = time.monotonic()
-        rested = moment - self._slow_began > SLOW_PAUSE
+        rested = moment - self._slow_began > max(SLOW_PAUSE, self._slow_took / SLOW_SHARE)
         quiet = moment - self._quick_began > QUIET_SECONDS
         backlog = self.behind or len(self.window.pending) > self._quick_groups
         if not self._slow or backlog or not (rested or quiet):
@@ -305,6 +305,7 @@ class Lane:
         marks = {number: self._slow.pop(number) for number in latest}
 
         def then(result: Result) -> None:
+            self._slow_took = result.seconds
             for spec in self._slow_specs:
                 self._hand_over(spec, result, result.ran)
             # As many the next time as SLOW_SECONDS allow, and no fewer than SLOW_GROUPS: a few take

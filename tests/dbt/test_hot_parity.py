@@ -453,6 +453,7 @@ def lane_of(
 ) -> tuple[Lane, Taken]:
     """A lane over what the window is given, which runs nothing aside; and what it says in Slack."""
     monkeypatch.setattr(lanes, "SLOW_PAUSE", math.inf)
+    monkeypatch.setattr(lanes, "SLOW_SHARE", math.inf)
     monkeypatch.setattr(lanes, "QUIET_SECONDS", math.inf)
     specs = projects.specs(hot.project, dbt.manifest(Settings(home=home, _env_file=None)))
     senders: dict[str, Any] = {spec.name: Taken() for spec in specs}
@@ -476,28 +477,7 @@ def leaving(user: str) -> list[Message]:
     return [Message("page", at, f"{user}-cancel", user=user, body=page)]
 
 
-def complaint(user: str) -> list[Message]:
-    opened = {"ticket_id": f"t-{user}", "subject": "I want to cancel", "priority": "urgent"}
-    at, body = NOW - timedelta(minutes=4), {"properties": opened}
-    name = "Support Ticket Opened"
-    return [Message("track", at, f"{user}-ticket", user=user, event=name, body=body)]
-
-
 TODAY = f"{NOW:%Y-%m-%d}"
-
-
-def test_a_message_that_waits_for_the_score_brings_the_others_that_do(
-    empty: Hot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A ticket's message holds the churn score: the alert that it rose needs no turn aside."""
-    with closing(empty.fresh()) as window:
-        lane, slack = lane_of(empty, window, tmp_path, monkeypatch)
-        empty.take([*content("ada"), *leaving("ada"), *complaint("ada")], 0, window)
-        lane.turn()
-        assert slack.triggers == [("ada@example.com", TODAY)]
-        while lane.waiting:
-            lane.turn()
-        assert len(slack.triggers) == 1
 
 
 def test_nobody_waits_for_a_turn_aside_because_turns_take_long(

@@ -50,9 +50,10 @@ def _run(customers: int, rounds: int) -> dict[str, Any]:
     for name in PORTS:
         os.environ[f"SIGNALBOX_{name}"] = str(_free_port())
     load_settings.cache_clear()
+    speed = support.core_speed()
     demo = _demo(customers, rounds)
     told = ("event_to_action_seconds", "missing")
-    return _measure() | {name: demo[name] for name in told}
+    return _measure() | {name: demo[name] for name in told} | {"core_speed": speed}
 
 
 def _demo(customers: int, rounds: int) -> dict[str, Any]:
@@ -171,7 +172,8 @@ def _show(launcher: str, result: dict[str, Any]) -> None:
     }
     shown = ("median", "p95", "max")
     support.print_table(
-        f"{launcher}: {result['events']} live events in {result['micro_batches']} micro-batches",
+        f"{launcher}: {result['events']} live events in {result['micro_batches']} micro-batches, "
+        f"core speed {result['core_speed']}",
         ["seconds from accepted", *shown],
         [[name, *(f"{figures[key]:.2f}" for key in shown)] for name, figures in rows.items()],
     )

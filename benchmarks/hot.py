@@ -76,11 +76,13 @@ def _show_latency(options: argparse.Namespace) -> None:
     support.print_table(
         "Scheduled → arrived at the destination, "
         + ("collector, hot lane and sandbox" if options.alone else "everything running"),
-        ["events/s", "sent/s", "actions", "missing", "p50 ms", "p95 ms", "p99 ms", "max ms"],
+        ["events/s", "sent/s", "actions", "missing", "p50 ms", "p95 ms", "p99 ms", "max ms"]
+        + ["core speed"],
         [
             [f"{row['rate']:,}", f"{row['sent_per_second']:,}", f"{row['actions']:,}"]
             + [str(row["missing"])]
             + [f"{row[name]:,.0f}" for name in ("p50", "p95", "p99", "max")]
+            + [str(row["core_speed"])]
             for row in rows
         ],
     )
@@ -88,12 +90,15 @@ def _show_latency(options: argparse.Namespace) -> None:
 
 def latency(home: Path, rate: int, seconds: float, every: int) -> dict[str, Any]:
     """Send for so many seconds, wait for the actions; milliseconds."""
-    run = f"{rate}-{int(time.time())}"
+    run, speed = f"{rate}-{int(time.time())}", support.core_speed()
     asked, took = asyncio.run(send(schedule(run, rate, seconds, every)))
     deadline = time.monotonic() + SETTLE_SECONDS
     while len(found := _arrivals(home, run)) < len(asked) and time.monotonic() < deadline:
         time.sleep(0.2)
-    return figures(rate, asked, found) | {"sent_per_second": round(rate * seconds / took)}
+    return figures(rate, asked, found) | {
+        "sent_per_second": round(rate * seconds / took),
+        "core_speed": speed,
+    }
 
 
 def figures(rate: int, asked: dict[str, float], found: dict[str, float]) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def _show_latency(options: argparse.Namespace) -> None:
             [f"{row['rate']:,}", f"{row['sent_per_second']:,}", f"{row['actions']:,}"]
             + [str(row["missing"])]
             + [f"{row[name]:,.0f}" for name in ("p50", "p95", "p99", "max")]
-            + [str(row["core_speed"])]
+            + [" / ".join(map(str, row["core_speed"]))]
             for row in rows
         ],
     )
@@ -97,7 +97,7 @@ def latency(home: Path, rate: int, seconds: float, every: int) -> dict[str, Any]
         time.sleep(0.2)
     return figures(rate, asked, found) | {
         "sent_per_second": round(rate * seconds / took),
-        "core_speed": speed,
+        "core_speed": [speed, support.core_speed()],
     }
 
 

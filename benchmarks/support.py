@@ -40,8 +40,8 @@ def new_home() -> Path:
 def core_speed() -> float:
     """Millions of additions that Python does in a second on one core, best of five.
 
-    Shared hosts differ by half from one hour to the next: figures of two runs compare only where
-    this does not.
+    Taken before and after a run: a core of a shared host may have half the speed a minute later,
+    and figures of two runs compare only where this does.
     """
     best = float("inf")
     for _ in range(5):

@@ -201,11 +201,11 @@ class _Office:
 
     def turn(self) -> None:
         """Wait up to a second for what there is to do, and do it."""
-        for key, _ in self._selector.select(timeout=1.0):
-            if key.data is None:
-                self._accept()
-            else:
-                self._hear(key.data)
+        ready = [key.data for key, _ in self._selector.select(timeout=1.0)]
+        for worker in filter(None, ready):
+            self._hear(worker)
+        if None in ready:
+            self._accept()  # last: the question may be about a worker that has just ended
         self._reap()
         self._replace()
 

@@ -93,3 +93,106 @@
 {% macro in_words(number) -%}
     {{ cast_to('coalesce(' ~ cast_to(rounded(number, 0), 'bigint') ~ ', 0)', 'text') }}
 {%- endmacro %}
+
+{# The latest day's reasons per customer, the CTE `reasons` (customer_id, reason_1 to reason_3) and those before it, all
+   but the comma behind. `among` is an earlier CTE with the customer_id of those who are asked about; all if left out. #}
+{% macro churn_reasons(among=none) -%}
+churn_inputs as (
+    {{ churn_features() }}
+    where
+        features.as_of_date = (select max(latest.as_of_date) from {{ ref('customer_features_daily') }} as latest)
+        {%- if among %}
+        and features.customer_id in (select {{ among }}.customer_id from {{ among }})
+        {%- endif %}
+),
+
+rules as (
+    select
+        rule,
+        feature,
+        starts_at,
+        full_at,
+        points,
+        usual_points,
+        reason
+    from {{ ref('churn_points') }}
+),
+
+contributions as (
+    select
+        churn_inputs.customer_id,
+        rules.rule,
+        rules.feature,
+        {{ churn_feature_value('churn_inputs', 'rules') }} is not null as is_known,
+        {{ churn_points('churn_inputs', 'rules') }} - rules.usual_points as points,
+        rules.reason
+    from churn_inputs
+    cross join rules
+),
+
+-- A learned model has several rules for one feature. What it says is one reason, told against what is usual.
+weighed as (
+    select
+        customer_id,
+        feature,
+        reason,
+        min(rule) as rule,
+        {{ rounded('sum(points)', 6) }} as points
+    from contributions
+    where is_known
+    group by customer_id, feature, reason
+),
+
+ranked as (
+    select
+        customer_id,
+        feature,
+        reason,
+        row_number() over (
+            partition by customer_id
+            order by points desc, rule asc
+        ) as reason_number
+    from weighed
+    where points >= {{ var('churn_reason_points_min') }}
+),
+
+-- Few rules are worth telling, and only they are put into words.
+worded as (
+    select
+        ranked.customer_id,
+        ranked.reason_number,
+        replace(replace(replace(replace(replace(replace(replace(replace(replace(replace(replace(replace(
+            ranked.reason,
+            '{value}', {{ in_words(churn_feature_value('churn_inputs', 'ranked')) }}),
+            '{days_since_last_seen}', {{ in_words('churn_inputs.days_since_last_seen') }}),
+            '{typical_gap_days}', {{ in_words('churn_inputs.typical_gap_days') }}),
+            '{sessions_30d}', {{ in_words('churn_inputs.sessions_30d') }}),
+            '{sessions_usual}', {{ in_words('churn_inputs.sessions_usual') }}),
+            '{purchases_30d}', {{ in_words('churn_inputs.purchases_30d') }}),
+            '{purchases_usual}', {{ in_words('churn_inputs.purchases_usual') }}),
+            '{session_minutes_recent}', {{ in_words('churn_inputs.session_minutes_recent') }}),
+            '{session_minutes_usual}', {{ in_words('churn_inputs.session_minutes_usual') }}),
+            '{core_feature_uses_30d}', {{ in_words('churn_inputs.core_feature_uses_30d') }}),
+            '{core_feature_uses_usual}', {{ in_words('churn_inputs.core_feature_uses_usual') }}),
+            '{subscription_expires_in_days}', {{ in_words('churn_inputs.subscription_expires_in_days') }}
+        ) as reason
+    from ranked
+    inner join churn_inputs on ranked.customer_id = churn_inputs.customer_id
+    where ranked.reason_number <= 3
+),
+
+reasons as (
+    select
+        customer_id,
+        max(case when reason_number = 1 then reason end) as reason_1,
+        max(case when reason_number = 2 then reason end) as reason_2,
+        max(case when reason_number = 3 then reason end) as reason_3
+    from worded
+    group by customer_id
+)
+{%- endmacro %}
+
+{# The first reason; also of a customer who has none in the CTE `reasons`, joined to the left. #}
+{% macro first_churn_reason() -%}
+    coalesce(reasons.reason_1, 'No warning signs')
+{%- endmacro %}

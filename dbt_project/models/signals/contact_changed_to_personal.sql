@@ -25,22 +25,31 @@ addresses as (
     where identifies.email is not null
 ),
 
+-- Few have said addresses of two domains, and only theirs are looked back upon.
+movers as (
+    select customer_id
+    from addresses
+    group by customer_id
+    having min(domain) <> max(domain)
+),
+
 changes as (
     select
-        customer_id,
-        event_id,
-        event_at,
-        email,
-        domain,
-        lag(email) over (
-            partition by customer_id
-            order by event_at, log_seq
+        addresses.customer_id,
+        addresses.event_id,
+        addresses.event_at,
+        addresses.email,
+        addresses.domain,
+        lag(addresses.email) over (
+            partition by addresses.customer_id
+            order by addresses.event_at, addresses.log_seq
         ) as previous_email,
-        lag(domain) over (
-            partition by customer_id
-            order by event_at, log_seq
+        lag(addresses.domain) over (
+            partition by addresses.customer_id
+            order by addresses.event_at, addresses.log_seq
         ) as previous_domain
     from addresses
+    inner join movers on addresses.customer_id = movers.customer_id
 )
 
 -- Who leaves a company takes the account along under an address of their own.

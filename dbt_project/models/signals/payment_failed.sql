@@ -10,7 +10,10 @@ payments as (
         properties,
         coalesce({{ json_string('properties', 'invoice_id') }}, event_id) as invoice_id
     from {{ ref('customer_timeline') }}
-    where event in ('Payment Failed', 'Payment Succeeded')
+    where
+        event in ('Payment Failed', 'Payment Succeeded')
+        -- By a beginning DuckDB skips events where they are stored, by a list only once it has read them.
+        and event like 'Payment %'
 ),
 
 -- An invoice that is tried again and again is one failure; only its being paid ends it.

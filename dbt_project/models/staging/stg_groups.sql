@@ -1,3 +1,6 @@
+{{ config(materialized='incremental', incremental_strategy='delete+insert', unique_key='log_seq') }}
+
+-- A table, as stg_identifies is: accounts and their members are told from it whenever they are read.
 with
 
 events as (
@@ -9,7 +12,12 @@ events as (
         group_id,
         traits
     from {{ ref('stg_events') }}
-    where type = 'group' and group_id is not null
+    where
+        type = 'group'
+        and group_id is not null
+        {% if is_incremental() %}
+            and log_seq > {{ watermark() }}
+        {% endif %}
 )
 
 select

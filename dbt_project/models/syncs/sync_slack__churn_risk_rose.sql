@@ -23,16 +23,17 @@ customers as (
     from {{ ref('customers') }}
 ),
 
+-- Not churn_scores, which would put the reasons of all customers into words.
 scores as (
     select
         customer_id,
         churn_score,
-        churn_band,
-        reason_1,
-        reason_2,
-        reason_3
-    from {{ ref('churn_scores') }}
+        churn_band
+    from {{ ref('churn_scores_daily') }}
+    where as_of_date = (select max(latest.as_of_date) from {{ ref('churn_scores_daily') }} as latest)
 ),
+
+{{ churn_reasons(among='signals') }},
 
 features as (
     select
@@ -65,9 +66,9 @@ select
     customers.plan,
     scores.churn_score,
     scores.churn_band,
-    scores.reason_1,
-    scores.reason_2,
-    scores.reason_3,
+    {{ first_churn_reason() }} as reason_1,
+    reasons.reason_2,
+    reasons.reason_3,
     features.revenue_lifetime as lifetime_value,
     features.last_event_at as last_seen_at,
     features.open_tickets,
@@ -82,5 +83,6 @@ select
 from signals
 inner join customers on signals.customer_id = customers.customer_id
 inner join scores on signals.customer_id = scores.customer_id
+left join reasons on signals.customer_id = reasons.customer_id
 inner join features on signals.customer_id = features.customer_id
 left join accounts on signals.customer_id = accounts.customer_id

@@ -47,6 +47,7 @@ accounts as (
     from members
     inner join {{ ref('accounts') }} as accounts on members.account_id = accounts.account_id
     inner join account_sizes on members.account_id = account_sizes.account_id
+    where members.customer_id in (select signals.customer_id from signals)
 )
 
 select

@@ -110,7 +110,7 @@ class Plan:
             self._cursor.execute(KNOWN_BY_NOW)
             if self._schema is not None:
                 _follow_identities(self._cursor, self._schema)
-        self.counts = _counts(self._cursor)
+        self.counts, _ = _counts(self._cursor)
 
     def count(self, *changes: str) -> int:
         return sum(self.counts.get(change, 0) for change in changes)
@@ -184,24 +184,24 @@ def plan_sync(
             )
             raise PlanError(f"{spec.model} cannot be read: {kind}: {hint}") from None
         _check_unique(cursor, spec)
-        counts = _counts(cursor)
-        total = cursor.execute("select count(*) from signalbox_plan where in_model").fetchall()[0][
-            0
-        ]
+        counts, total = _counts(cursor)
     except BaseException:
         cursor.close()
         raise
     blocked = None
     if not spec.is_message and only is None:
         blocked = _blast(spec, counts, delivered, total, usual)
-    return Plan(cursor, counts, int(total), blocked, schema)
+    return Plan(cursor, counts, total, blocked, schema)
 
 
-def _counts(cursor: duckdb.DuckDBPyConnection) -> dict[str, int]:
+def _counts(cursor: duckdb.DuckDBPyConnection) -> tuple[dict[str, int], int]:
+    """How many of each kind of change, and how many rows of the model."""
     found = cursor.execute(
-        "select change, count(*) from signalbox_plan group by change order by change"
+        "select change, count(*), count(*) filter (where in_model)"
+        " from signalbox_plan group by change order by change"
     ).fetchall()
-    return {str(change): int(count) for change, count in found}
+    counts = {str(change): int(count) for change, count, _ in found}
+    return counts, sum(int(rows) for _, _, rows in found)
 
 
 _SAFE_ERRORS = {"CatalogException", "BinderException", "ParserException"}
@@ -219,27 +219,34 @@ def _compare(
     **moments: datetime,
 ) -> int:
     """Make the table `signalbox_plan`; returns how many rows the destination has of us."""
-    types = _types(cursor, spec, relation)
     consents = None
     if spec.mode == "mirror" and spec.policies.consent is not None:
         if schema is None:
             raise PlanError(f"{spec.name} needs consent, and none can be read; nothing is sent")
         consents = f"{schema}.customer_consents"
     known_actions = _take_known(cursor, known)
-    rows = model_rows(spec, relation, types, consents)
     parameters: dict[str, Any] = {"only": only}
     if consents is not None:
         parameters["purpose"] = spec.policies.consent
+    delivered = 0
     if spec.is_message:
-        cursor.execute(_CREATE + rows + MESSAGES, parameters | moments)
+        parameters |= moments
+    else:
+        ((delivered, positions),) = cursor.execute(_OF_KNOWN).fetchall()
+        # Before the model: what a build reads that ends in between is then not taken for read.
+        position = _position(cursor, schema) if schema is not None and positions else None
+        parameters |= {"full": full, "mirror": spec.mode == "mirror", "position": position}
+    # Consents are to be of the same build as the model.
+    cursor.execute("begin transaction")
+    types = _take_model(cursor, spec, relation)
+    rows = model_rows(spec, "signalbox_model", types, consents)
+    cursor.execute(_CREATE + rows + (MESSAGES if spec.is_message else STATES), parameters)
+    cursor.execute("drop table signalbox_model")
+    cursor.execute("commit")
+    if spec.is_message:
         if schema is not None and known_actions:
             _follow_identities(cursor, schema)
         return 0
-    parameters |= {"full": full, "mirror": spec.mode == "mirror", "position": None}
-    if schema is not None and cursor.execute(_HAS_POSITIONS).fetchall():
-        parameters["position"] = _position(cursor, schema)
-    cursor.execute(_CREATE + rows + STATES, parameters)
-    cursor.execute("delete from signalbox_plan where change is null")
     if read_back is not None and not _is_there(cursor, read_back):
         read_back = None
     if spec.mode == "update_only" and read_back is None and not spec.skips_absent:
@@ -247,9 +254,6 @@ def _compare(
     if read_back is not None and not (full and spec.mode != "update_only"):
         for step in read_back_steps(spec, types, read_back, skip_equal=not full):
             cursor.execute(step)
-    (delivered,) = cursor.execute(
-        "select count(*) from signalbox_known where was_delivered"
-    ).fetchall()[0]
     return int(delivered)
 
 
@@ -269,8 +273,9 @@ def _follow_identities(cursor: duckdb.DuckDBPyConnection, schema: str) -> None:
     an edge then has its ends in two customers. The message is known, too, when its trigger was
     acted on under a customer at the other end who no longer has the trigger.
     """
-    if cursor.execute("select 1 from signalbox_plan where change = 'message' limit 1").fetchall():
-        cursor.execute(MERGED.format(schema=schema))
+    if not cursor.execute(_HAS_MESSAGES).fetchall():
+        return
+    cursor.execute(MERGED.format(schema=schema))
     if cursor.execute(PARTING).fetchall():
         cursor.execute(PARTED.format(schema=schema))
 
@@ -296,14 +301,21 @@ def _is_there(cursor: duckdb.DuckDBPyConnection, read_back: str) -> bool:
     return True
 
 
-def _types(cursor: duckdb.DuckDBPyConnection, spec: SyncSpec, relation: str) -> dict[str, str]:
-    """Column types of the sync model. Raises PlanError when a declared column is not there."""
+def _take_model(cursor: duckdb.DuckDBPyConnection, spec: SyncSpec, relation: str) -> dict[str, str]:
+    """Make the table `signalbox_model` of the model's rows; returns its columns' types.
+
+    The table is asked for them, because a view with many others below it takes long to answer.
+
+    Raises:
+        PlanError: the model is not built, or a declared column is not there.
+    """
     try:
-        described = cursor.execute(f"describe select * from {relation}").fetchall()
+        cursor.execute(f"create temporary table signalbox_model as select * from {relation}")
     except duckdb.CatalogException:
         raise PlanError(
             f"{spec.model} is not built; run `signalbox build --select {spec.model}`"
         ) from None
+    described = cursor.execute("describe signalbox_model").fetchall()
     types = {str(row[0]): str(row[1]).upper() for row in described}
     missing = [column for column in spec.columns if column not in types]
     if missing:
@@ -322,7 +334,9 @@ select
 from signalbox_ledger
 """
 
-_HAS_POSITIONS = "select 1 from signalbox_known where log_seq is not null limit 1"
+_OF_KNOWN = "select count(*) filter (where was_delivered), count(log_seq) from signalbox_known"
+
+_HAS_MESSAGES = "select 1 from signalbox_plan where change = 'message' limit 1"
 
 _CREATE = "create temporary table signalbox_plan as "
 

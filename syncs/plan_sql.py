@@ -47,8 +47,7 @@ def model_rows(spec: SyncSpec, relation: str, types: dict[str, str], consents: s
         # The newest word counts.
         allowed = f"""coalesce(customer_id in (
             select customer_id from {consents} where purpose = $purpose
-            qualify row_number() over (partition by customer_id order by changed_at desc) = 1
-                and granted
+            group by customer_id having arg_max(coalesce(granted, false), changed_at)
         ), false)"""
     return f"""
 with model as (
@@ -72,52 +71,56 @@ model_rows as (
 
 
 STATES = f"""
-select
-    case
-        when k.log_seq > $position then 'ahead'
-        when m.action_key is null or not m.allowed then case
-            when k.state = 'sending' then 'in_flight'
-            when $mirror and k.held and not k.leave then 'leave'
-            when $mirror and k.held and k.state in ('planned', 'retrying') then 'waiting'
-            when $mirror and k.held and k.state in ('rejected', 'waived') then k.state
-            when k.state in ('planned', 'retrying', 'rejected') then 'gone'
-            when k.state = 'suppressed' and k.payload_hash is not null then 'gone'
-            when m.action_key is not null then 'no_consent'
-        end
-        when not m.complete then 'skipped'
-        when k.action_key is null then 'create'
-        when k.state = 'sending' then 'in_flight'
-        when k.payload_hash = m.digits then
-            case k.state
-                when 'delivered' then if($full, 'resend', 'unchanged')
-                when 'rejected' then 'rejected'
-                when 'suppressed' then 'suppressed'
-                when 'waived' then 'waived'
-                else 'waiting'
-            end
-        when k.delivered_hash = m.digits then 'revert'
-        when k.was_delivered then 'update'
-        else 'create'
-    end as change,
-    case when change <> 'unchanged' then coalesce(m.action_key, k.action_key) end as action_key,
-    m.key_digits,
-    case when change <> 'unchanged' then m.row_key end as row_key,
-    case when change in {_WITH_VALUES} then m.customer_id end as customer_id,
-    cast(null as varchar) as trigger_id,
-    case when change in {_WITH_VALUES} then m.payload_hash end as payload_hash,
-    case when change in {_WITH_VALUES} then m.payload end as payload,
-    cast(null as timestamptz) as expires_at,
-    case when change in {_WITH_VALUES} then m.event_at end as event_at,
-    cast(null as varchar) as reason,
-    case when change in ('create', 'update') then k.updated_at end as updated_at,
-    change in ('rejected', 'suppressed') as settled,
-    m.action_key is not null and m.allowed as in_model
+select *
 from (
-    select *, cast('0x' || left(payload_hash, 16) as ubigint) as digits,
-        cast('0x' || left(action_key, 16) as ubigint) as key_digits
-    from model_rows
-) as m
-full outer join signalbox_known k on m.action_key = k.action_key
+    select
+        case
+            when k.log_seq > $position then 'ahead'
+            when m.action_key is null or not m.allowed then case
+                when k.state = 'sending' then 'in_flight'
+                when $mirror and k.held and not k.leave then 'leave'
+                when $mirror and k.held and k.state in ('planned', 'retrying') then 'waiting'
+                when $mirror and k.held and k.state in ('rejected', 'waived') then k.state
+                when k.state in ('planned', 'retrying', 'rejected') then 'gone'
+                when k.state = 'suppressed' and k.payload_hash is not null then 'gone'
+                when m.action_key is not null then 'no_consent'
+            end
+            when not m.complete then 'skipped'
+            when k.action_key is null then 'create'
+            when k.state = 'sending' then 'in_flight'
+            when k.payload_hash = m.digits then
+                case k.state
+                    when 'delivered' then if($full, 'resend', 'unchanged')
+                    when 'rejected' then 'rejected'
+                    when 'suppressed' then 'suppressed'
+                    when 'waived' then 'waived'
+                    else 'waiting'
+                end
+            when k.delivered_hash = m.digits then 'revert'
+            when k.was_delivered then 'update'
+            else 'create'
+        end as change,
+        case when change <> 'unchanged' then coalesce(m.action_key, k.action_key) end as action_key,
+        m.key_digits,
+        case when change <> 'unchanged' then m.row_key end as row_key,
+        case when change in {_WITH_VALUES} then m.customer_id end as customer_id,
+        cast(null as varchar) as trigger_id,
+        case when change in {_WITH_VALUES} then m.payload_hash end as payload_hash,
+        case when change in {_WITH_VALUES} then m.payload end as payload,
+        cast(null as timestamptz) as expires_at,
+        case when change in {_WITH_VALUES} then m.event_at end as event_at,
+        cast(null as varchar) as reason,
+        case when change in ('create', 'update') then k.updated_at end as updated_at,
+        change in ('rejected', 'suppressed') as settled,
+        m.action_key is not null and m.allowed as in_model
+    from (
+        select *, cast('0x' || left(payload_hash, 16) as ubigint) as digits,
+            cast('0x' || left(action_key, 16) as ubigint) as key_digits
+        from model_rows
+    ) as m
+    full outer join signalbox_known k on m.action_key = k.action_key
+) as compared
+where change is not null
 """
 
 MESSAGES = """

@@ -321,10 +321,15 @@ class Ledger:
                 yield Worker(self._engine, connection, own)
             finally:
                 # The server frees the locks of a closed session when it comes to it; who asks next
-                # should find them free. The pool would keep both.
-                with contextlib.suppress(sa.exc.SQLAlchemyError):
-                    connection.execute(sa.select(sa.func.pg_advisory_unlock_all()))
-                connection.invalidate()
+                # should find them free. The pool keeps the session only if it holds none.
+                freed = False
+                try:
+                    with contextlib.suppress(sa.exc.SQLAlchemyError):
+                        connection.execute(sa.select(sa.func.pg_advisory_unlock_all()))
+                        freed = True
+                finally:
+                    if not freed:
+                        connection.invalidate()
 
     def recover(self) -> dict[str, int]:
         """Settle what dead processes left in `sending`; returns counts by new state.
@@ -436,6 +441,19 @@ class Ledger:
             query = query.where(actions.c.sync == sync)
         with self._engine.connect() as connection:
             return {row[0]: row[1] for row in connection.execute(query)}
+
+    def standing(self, sync: str) -> tuple[dict[str, int], float | None]:
+        """What `counts` and `next_due` say of a sync, in one question."""
+        due_in = sa.func.extract("epoch", sa.func.min(actions.c.next_attempt_at) - sa.func.now())
+        query = (
+            sa.select(actions.c.state, sa.func.count(), due_in)
+            .where(actions.c.sync == sync)
+            .group_by(actions.c.state)
+        )
+        with self._engine.connect() as connection:
+            rows = connection.execute(query).all()
+        dues = [float(due) for state, _, due in rows if state in WAITING and due is not None]
+        return {state: count for state, count, _ in rows}, min(dues, default=None)
 
     def next_due(self, sync: str, *, only: str | None = None) -> float | None:
         """Seconds until the next waiting action of a sync is due; None when nothing waits."""

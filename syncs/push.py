@@ -236,7 +236,7 @@ class Pusher:
             read_back=read_back,
             full=full,
             only=only,
-            usual=self._ledger.usual_rows(spec.name),
+            usual=None if spec.is_message else self._ledger.usual_rows(spec.name),
         )
 
     def samples(
@@ -366,8 +366,7 @@ class Pusher:
 
     def _conclude(self, report: SyncReport, started: datetime) -> None:
         log.info("%s: %s %s", report.sync, report.status, report.sent)
-        report.states = self._ledger.counts(report.sync)
-        report.next_due_seconds = self._ledger.next_due(report.sync)
+        report.states, report.next_due_seconds = self._ledger.standing(report.sync)
         self._ledger.record_run(
             sync=report.sync,
             destination=report.destination,

@@ -134,6 +134,8 @@ class Run:
         self._revive()
         now = time.monotonic()
         states = self.ledger.counts(self.spec.name)
+        if not any(states.get(state) for state in (*WAITING, "rejected")):
+            return  # nothing that could be claimed
         waiting = sum(states.get(state, 0) for state in WAITING)
         self._course = _Course(
             patience=now + retry_budget,

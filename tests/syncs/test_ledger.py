@@ -175,6 +175,21 @@ def test_a_sync_is_run_by_one_at_a_time(ledger: Ledger) -> None:
         pass
 
 
+def test_a_run_that_has_ended_leaves_a_session_without_locks(ledger: Ledger) -> None:
+    with pytest.raises(ValueError, match="broke"), ledger.worker("a"):
+        raise ValueError("broke")
+    with ledger.engine.connect() as session:
+        own = sa.text("select pid, locktype from pg_locks where pid = pg_backend_pid()")
+        kept = session.execute(own).all()
+    with ledger.worker("a"), ledger.engine.connect() as another:
+        assert kept and "advisory" not in {lock.locktype for lock in kept}
+        held = sa.text(
+            "select pid from pg_locks join pg_database on pg_locks.database = pg_database.oid"
+            " where locktype = 'advisory' and datname = current_database()"
+        )
+        assert set(another.scalars(held)) == {kept[0].pid}, "the next run takes the session up"
+
+
 @pytest.mark.parametrize(("repeatable", "state"), [(True, "retrying"), (False, "unknown")])
 def test_what_a_dead_worker_left(
     repeatable: bool, state: str, ledger: Ledger, lake: duckdb.DuckDBPyConnection

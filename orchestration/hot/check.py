@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 def report(settings: Settings) -> list[dict[str, Any]]:
     """Each model that the lane has to do with: model, part, runs_hot, and `reason` if it does not.
 
+    A signal has `syncs`, the names of those that act on it at once.
     `part` is signal or sync for what was asked for, runs for what these need and the lane computes,
     copied for what it takes from the lake as the last build left it.
     """
@@ -33,6 +34,13 @@ def report(settings: Settings) -> list[dict[str, Any]]:
         }
         for model in project.models
     ]
+    for row in rows:
+        if row["part"] == "signal":
+            row["syncs"] = [
+                sync.removeprefix("sync_")
+                for sync in project.syncs
+                if row["model"] in project.signals_of(sync)
+            ]
     rows += [
         {"model": name, "part": "refused", "runs_hot": False, "reason": f"it {reason}"}
         for name, reason in project.refused.items()
@@ -45,15 +53,29 @@ def show(rows: list[dict[str, Any]], console: Console) -> None:
     """The report for a person."""
     from orchestration.cli.console import table
 
-    words = {
-        "signal": "yes",
-        "sync": "yes, its messages leave, or its members join, at once",
-        "runs": "yes, above a signal or sync",
-        "copied": "as the last build left it",
-    }
     shown = table("The hot lane", "model", "runs hot")
     for row in rows:
-        shown.add_row(row["model"], words.get(row["part"], f"[red]no[/]: {row['reason']}"))
+        shown.add_row(row["model"], _words(row))
     console.print(shown)
+    if any(row["part"] == "refused" for row in rows):
+        console.print("What is refused is not lost: the micro-batch acts on it, within seconds.")
     if not any(row["part"] == "signal" for row in rows):
         console.print("No signal runs hot: give one the tag hot (config: tags: \\[hot]).")
+
+
+def _words(row: dict[str, Any]) -> str:
+    from rich.markup import escape
+
+    match row["part"]:
+        case "refused":
+            return f"[red]no[/]: {escape(row['reason'])}"
+        case "signal":
+            return (
+                f"yes; acts: {', '.join(row['syncs']) or '[yellow]no message or audience yet[/]'}"
+            )
+        case "sync":
+            return "yes, at once"
+        case "runs":
+            return "yes, above a signal or sync"
+        case _:
+            return "as the last build left it"

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from orchestration import dbt
+from orchestration.hot import across
 from orchestration.settings import DBT_PROJECT, Settings
 from syncs.spec import SyncSpec, load_specs
 
@@ -34,7 +35,9 @@ STAGING, MENTIONS, EDGES, SPLITS, IDENTITY = (
 WAITING = "signals_waiting"
 FACTS = ("customer_consents", "suppressions", "customers")
 
-_CUSTOMER_KEYS = {"customer_id", "id_key"}
+
+#: What the lane asks every signal for, besides customer_id.
+_OF_A_SIGNAL = ("trigger_id", "fired_at", "expires_at")
 
 
 class HotError(Exception):
@@ -180,7 +183,7 @@ def load(settings: Settings) -> Project:
 def assemble(
     manifest: Mapping[str, Any], choice: Choice, sql: Mapping[str, str], fingerprint: str
 ) -> Project:
-    """The project from what was chosen and what dbt made of it."""
+    """The project from what was chosen and what dbt made of it, but what reads across customers."""
     nodes = {node["name"]: node for node in manifest["nodes"].values() if _is_data(node)}
     models = tuple(
         Model(
@@ -199,7 +202,19 @@ def assemble(
         for name in _in_order(choice, nodes)
     )
     fires_on = {signal: _fires_on(nodes[signal]) for signal in choice.signals}
-    return Project(fingerprint, models, choice.signals, choice.syncs, choice.refused, fires_on)
+    project = Project(fingerprint, models, choice.signals, choice.syncs, choice.refused, fires_on)
+    return _of_one_customer(project)
+
+
+def _of_one_customer(project: Project) -> Project:
+    """The project without models that read across customers; the lane's own are meant to."""
+    run = {model.name for model in project.models if not model.is_copy}
+    for model in project.models:
+        if model.name in run - {STAGING, MENTIONS, EDGES, SPLITS, IDENTITY}:
+            reason = across.reason(model.sql, run)
+            if reason and project.has(model.name):
+                project = project.without(model.name, reason)
+    return project
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -289,7 +304,7 @@ class _Judge:
             return True
         if any(parent.startswith("source.") and parent != EVENTS for parent in _parents(node)):
             return True
-        return not _CUSTOMER_KEYS & set(node.get("columns") or {})
+        return not across.CUSTOMER_KEYS & set(node.get("columns") or {})
 
     def needed(self, names: Iterable[str]) -> tuple[list[str], list[str]]:
         """Names of the models to run and of those to copy, for these models."""
@@ -315,19 +330,25 @@ class _Judge:
             # What was learned stands fast until the next training.
             if unique_id.split(".")[2] in ("raw", "learned"):
                 return None
-            return f"reads {unique_id.split('.')[2]}, which is written after the fact"
+            return (
+                f"reads {unique_id.split('.')[2]}, which is written after the fact and is not in "
+                "the log; leave that to a sync's policies (cap, expires_after)"
+            )
         node = self._nodes[unique_id]
         if node["resource_type"] == "seed":
             return None
         if node["resource_type"] != "model":
             return f"is a {node['resource_type']}, and only models run hot"
         if node.get("language", "sql") != "sql":
-            return "is written in Python, and only SQL runs hot"
+            return "is written in Python, and only SQL runs hot; write it in SQL"
         kind = node["config"]["materialized"]
         if kind not in ("view", "incremental", "table"):
-            return f"is materialized as {kind}; only view, incremental and table run hot"
+            return f"is materialized as {kind}; make it a view, or incremental by customer"
         if node["config"].get("incremental_strategy") == "microbatch":
-            return "is built by event time (microbatch), not by customer"
+            return (
+                "is built by event time (microbatch), not by customer; make it a view, or "
+                "incremental with the strategy by_customer"
+            )
         for parent in _parents(node):
             if reason := self.refusal(parent):
                 if parent.startswith("source."):
@@ -355,11 +376,13 @@ def _not_a_signal(node: Mapping[str, Any]) -> str | None:
     columns = set(node.get("columns") or {})
     if "customer_id" not in columns:
         return (
-            "has no column customer_id: its rows do not follow from the events of one customer, "
-            "so it would have to look back on everybody's history"
+            "has no column customer_id: its rows do not follow from the events of one customer, so "
+            "it would have to look back on everybody's history; select it, and name it in the YAML"
         )
     if node["config"]["materialized"] == "table":
         return "is a table, rebuilt as a whole; make it a view or incremental by customer"
+    if lacking := [name for name in _OF_A_SIGNAL if name not in columns]:
+        return f"is no signal without {', '.join(lacking)}; tag the signal that is made from it"
     return None
 
 
@@ -408,7 +431,8 @@ def _fingerprint(variables: Mapping[str, Any]) -> str:
     files = [
         path for part in ("models", "macros", "seeds") for path in (DBT_PROJECT / part).rglob("*")
     ]
-    files += [DBT_PROJECT / "dbt_project.yml", DBT_PROJECT / "profiles.yml", Path(__file__)]
+    files += [DBT_PROJECT / "dbt_project.yml", DBT_PROJECT / "profiles.yml"]
+    files += [Path(__file__), Path(across.__file__)]
     for path in sorted(path for path in files if path.is_file()):
         digest.update(str(path.relative_to(DBT_PROJECT.parent)).encode() + b"\0")
         digest.update(path.read_bytes() + b"\0")

@@ -28,7 +28,7 @@ def model(name: str, *parents: str, **changes: Any) -> dict[str, Any]:
         "resource_type": "model",
         "language": "sql",
         "config": config,
-        "columns": {"customer_id": {}},
+        "columns": {name: {} for name in ("customer_id", "trigger_id", "fired_at", "expires_at")},
         "depends_on": {"nodes": [_full(parent) for parent in parents]},
     }
     return node | changes
@@ -59,6 +59,7 @@ HOT = {"tags": ["hot"]}
         (model("s", "source.signalbox.ledger.actions", config=HOT), "written after the fact"),
         (model("s", "customers", config=HOT, columns={"product_id": {}}), "no column customer_id"),
         (model("s", "customers", config=HOT | {"materialized": "table"}), "rebuilt as a whole"),
+        (model("s", "customers", config=HOT, columns={"customer_id": {}}), "without trigger_id"),
     ],
 )
 def test_a_model_that_cannot_run_hot_is_refused_with_the_reason(
@@ -93,6 +94,20 @@ def test_what_is_not_of_one_customer_is_copied() -> None:
     assert made.signals_of("s") == []
     smaller = made.without("popular", "is too large")
     assert smaller.signals == () and smaller.refused["s"] == "needs popular, which is too large"
+
+
+def test_what_reads_across_customers_is_refused_with_what_needs_it() -> None:
+    nodes = manifest(
+        model("ranked", "customers"),
+        model("s", "ranked", config=HOT),
+        model("fine", "customers", config=HOT),
+    )
+    choice = choose(nodes)
+    sql = dict.fromkeys(choice.run, "select customer_id from memory.hot.customers")
+    sql["ranked"] = "select rank() over (order by revenue) as place from memory.hot.customers"
+    project = assemble(nodes, choice, sql, "f")
+    assert project.signals == ("fine",)
+    assert project.refused["s"].startswith("needs ranked, which has a window over all rows (rank()")
 
 
 def test_without_its_own_models_the_lane_says_what_it_lacks() -> None:

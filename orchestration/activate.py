@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,6 +50,7 @@ def run_syncs(
     settings: Settings,
     name: str | None = None,
     *,
+    among: Collection[str] | None = None,
     dry_run: bool = False,
     approve: bool = False,
     full: bool = False,
@@ -64,6 +65,7 @@ def run_syncs(
     Args:
         settings: which home.
         name: one sync, or all.
+        among: of these, only those whose names are here.
         dry_run: say what would be sent, and send nothing.
         approve: lift the blast limit for this run.
         full: send rows again that have not changed; never messages.
@@ -74,7 +76,7 @@ def run_syncs(
         on_report: called as each sync ends.
     """
     warehouse.ensure(settings)
-    chosen = specs(settings, name)
+    chosen = [spec for spec in specs(settings, name) if among is None or spec.name in among]
     with lake.connect(settings) as connection:
         return pusher(settings).run_all(
             chosen,

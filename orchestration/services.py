@@ -34,7 +34,8 @@ def relay(settings: Settings) -> list[Process]:
 
 def hot() -> Process:
     """The hot lane. Nobody waits for it: what it misses the micro-batch does."""
-    return Process("hot", [sys.executable, "-m", "orchestration.cli", "hot"], env=_ENV)
+    command = [sys.executable, "-m", "orchestration.cli", "hot"]
+    return Process("hot", command, env=_ENV, renews=True)
 
 
 def sandbox(settings: Settings) -> Process:
@@ -52,6 +53,7 @@ def code(settings: Settings) -> list[Process]:
         ready=socket.exists,
         env=_STANDING,
         second=True,
+        renews=True,
     )
     warm_runs = Process(
         "warm",
@@ -59,6 +61,7 @@ def code(settings: Settings) -> list[Process]:
         ready=lambda: warm.answers(settings),
         env=_ENV,
         second=True,
+        renews=True,
     )
     return [server, warm_runs] if settings.warm_runs else [server]
 

@@ -26,6 +26,7 @@ from orchestration.priority import go_second
 STOP_SECONDS = 30.0
 RESTART_SECONDS = (1.0, 2.0, 5.0, 15.0, 30.0)
 HEALTHY_AFTER = 60.0
+LOOK_SECONDS = 3.0  # between two looks for edits
 PR_SET_PDEATHSIG = 1
 
 
@@ -42,6 +43,7 @@ class Process:
         command: argv.
         ready: returns True once it serves; checked until `ready_seconds` have passed.
         second: whether the others go first when the processors are busy.
+        renews: whether it begins again when the project was edited.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Process:
     ready_seconds: float = 90.0
     env: Mapping[str, str] = field(default_factory=dict)
     second: bool = False
+    renews: bool = False
 
 
 class Supervisor:
@@ -66,6 +69,8 @@ class Supervisor:
         self._failures: dict[str, int] = {}
         self._started: dict[str, float] = {}
         self._stopping = False
+        self._edited: Callable[[], bool] | None = None
+        self._renew = threading.Event()
 
     def start(self, *processes: Process) -> None:
         """Start these together and return when all of them serve.
@@ -78,12 +83,29 @@ class Supervisor:
         for process in processes:
             self._wait_ready(process)
 
+    def follow(self, edited: Callable[[], bool]) -> None:
+        """From now on `watch` asks every few seconds whether to begin again what renews.
+
+        What `edited` raises is told, and changes nothing.
+        """
+        self._edited = edited
+
     def watch(self, stop: threading.Event) -> None:
         """Restart what ends by itself, with growing pauses, until `stop` is set."""
+        if self._edited is not None:
+            threading.Thread(target=self._look, args=(stop, self._edited), daemon=True).start()
         due: dict[str, float] = {}
+        renewing: set[str] = set()
         while not stop.wait(0.5):
+            if self._renew.is_set():
+                self._renew.clear()
+                renewing |= self._begin_again()
             for index, (process, child) in enumerate(self._children):
                 if child.poll() is None:
+                    continue
+                if process.name in renewing:
+                    renewing.discard(process.name)
+                    self._children[index] = (process, self._spawn(process))
                     continue
                 now = time.monotonic()
                 if process.name not in due:
@@ -116,6 +138,24 @@ class Supervisor:
                         os.killpg(child.pid, signal.SIGKILL)
                     child.wait()
         self._log.close()
+
+    def _look(self, stop: threading.Event, edited: Callable[[], bool]) -> None:
+        while not stop.wait(LOOK_SECONDS):
+            try:
+                if edited():
+                    self._renew.set()
+            except Exception as error:
+                self._notice(str(error))
+
+    def _begin_again(self) -> set[str]:
+        """Ask what renews to end; its names."""
+        found = [(process, child) for process, child in self._children if process.renews]
+        names = [process.name for process, _ in found]
+        self._notice(f"The project was edited; begins again with it: {', '.join(names)}.")
+        for _, child in found:
+            with suppress(ProcessLookupError):
+                child.send_signal(signal.SIGTERM)
+        return set(names)
 
     def _spawn(self, process: Process) -> subprocess.Popen[str]:
         child = subprocess.Popen(

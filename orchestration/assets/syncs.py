@@ -85,9 +85,16 @@ def build_sync_assets(manifest: Mapping[str, Any]) -> AssetsDefinition:
         context: AssetExecutionContext,
     ) -> Iterator[MaterializeResult[None] | AssetCheckResult]:
         take_turn(context.instance, context.run)
-        reports = activate.run_syncs(load_settings(), retry_budget=RETRY_SECONDS)
+        keys = {spec.name: sync_key(spec) for spec in declared}
+        # The project may have been edited since this process read it. What is new has no asset
+        # here, and its view may not be built: it begins when this process does so again.
+        reports = activate.run_syncs(load_settings(), among=keys, retry_budget=RETRY_SECONDS)
         context.log.info("\n".join(f"{one.sync}: {one.status} {one.sent or ''}" for one in reports))
-        keys = {report.sync: AssetKey(report.sync.split("__", 1)) for report in reports}
+        reports += [
+            SyncReport(sync=spec.name, destination=spec.destination, message="not in the project")
+            for spec in declared
+            if spec.name not in {report.sync for report in reports}
+        ]
         for report in reports:
             yield MaterializeResult(asset_key=keys[report.sync], metadata=_metadata(report))
         # A check asks Dagster what it is about: after all of them, each need not wait for one.

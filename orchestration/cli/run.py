@@ -55,7 +55,7 @@ class running:  # noqa: N801 - reads as what it is: `with running(settings):`
         )
 
     def __enter__(self) -> Supervisor:
-        from orchestration import postgres, services, warehouse
+        from orchestration import edits, postgres, services, warehouse
 
         settings = self._settings
         _ports_are_free(settings, with_sandbox=self._with_sandbox)
@@ -70,6 +70,7 @@ class running:  # noqa: N801 - reads as what it is: `with running(settings):`
                 self._supervisor.start(services.collector(settings), services.hot())
                 self._supervisor.start(*services.code(settings))
                 self._supervisor.start(*services.dagster(settings), *services.relay(settings))
+            self._supervisor.follow(edits.watch(settings).shipped)
         except BaseException:
             self._supervisor.stop()
             raise

@@ -71,3 +71,36 @@ def test_a_process_that_cannot_start_shows_its_last_words(tmp_path: Path) -> Non
         supervisor.start(broken)
     supervisor.stop()
     assert "no such port" in (tmp_path / "log").read_text()
+
+
+def test_what_renews_begins_again_after_an_edit_and_the_rest_goes_on(tmp_path: Path) -> None:
+    record = tmp_path / "record"
+    notices: list[str] = []
+    supervisor = Supervisor(tmp_path / "log", on_notice=notices.append)
+    lane = process("lane", record)
+    lane.renews = True
+    supervisor.start(lane, process("collector", record))
+    edits = iter([ValueError("the YAML is broken"), True])
+
+    def edited() -> bool:
+        match next(edits, False):
+            case Exception() as error:
+                raise error
+            case answer:
+                return bool(answer)
+
+    supervisor.follow(edited)
+    stop = threading.Event()
+    watching = threading.Thread(target=supervisor.watch, args=(stop,))
+    watching.start()
+    deadline = time.monotonic() + 30
+    while record.read_text().count("lane started") < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    stop.set()
+    watching.join()
+    supervisor.stop()
+    told = record.read_text()
+    assert (told.count("lane started"), told.count("collector started")) == (2, 1)
+    assert notices == [
+        "the YAML is broken", "The project was edited; begins again with it: lane.",
+    ]  # fmt: skip

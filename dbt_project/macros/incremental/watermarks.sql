@@ -82,7 +82,8 @@
         {%- set node = graph.nodes[result.node.unique_id] -%}
         {%- if node.config.materialized == 'view' -%}
             {%- set fingerprint = local_md5(result.node.compiled_code) -%}
-            {%- if marks.get(node.name, {}).get('fingerprint') != fingerprint -%}
+            {#- When tells whether an edit has shipped; what is built every minute need not say so each time. -#}
+            {%- if marks.get(node.name, {}).get('fingerprint') != fingerprint or 'after_sync' not in node.config.tags -%}
                 {%- do changed.append(node.name) -%}
                 {%- do marks.update({node.name: {'log_seq': none, 'as_of_ts': none, 'built_at': as_of[1], 'fingerprint': fingerprint}}) -%}
             {%- endif -%}

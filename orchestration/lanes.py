@@ -41,6 +41,18 @@ from raw.events as events
 inner join loads on events._dlt_load_id = loads.load_id
 left join sent on events._dlt_load_id = sent.load_id
 where events.source <> 'import' and events.received_at > now() - interval 2 hours
+    -- Before it nothing was acted on: the first load and build of a home take as long as they take.
+    and events.received_at > (select min(began_at) from ledger.ledger_info)
+"""
+
+# What fired long before, as in a late event, was not waited for either.
+_MESSAGES = """
+select
+    sync,
+    date_diff('millisecond', event_at, sent_at) / 1000
+from ledger.actions
+where lane = 'batch' and mode = 'message'
+    and sent_at > now() - interval 1 hour and event_at > now() - interval 2 hours
 """
 
 
@@ -57,15 +69,22 @@ def figures(seconds: Iterable[float | None]) -> dict[str, float | None]:
 
 
 def micro_batch(settings: Settings) -> dict[str, dict[str, Any]]:
-    """Of the last hour's events: accepted to loaded, and to the end of the syncs that followed."""
+    """Of the last hour's events: accepted to loaded, and to the end of the syncs that followed.
+
+    `messages` has for each sync of messages how long those took, from when their signal fired.
+    """
     import duckdb
 
     rows: list[tuple[float, float | None]] = []
+    sent: dict[str, list[float]] = {}
     with lake.connect(settings) as connection:
         lake.attach_ledger(connection, settings)
         with suppress(duckdb.CatalogException):  # nothing was ever loaded
             rows = connection.execute(_MICRO_BATCHES).fetchall()
+        for sync, seconds in connection.execute(_MESSAGES).fetchall():
+            sent.setdefault(sync, []).append(seconds)
     return {
         "accepted_to_loaded": figures(loaded for loaded, _ in rows),
-        "accepted_to_sent": figures(sent for _, sent in rows),
+        "accepted_to_sent": figures(done for _, done in rows),
+        "messages": {sync: figures(seconds) for sync, seconds in sorted(sent.items())},
     }

@@ -133,40 +133,57 @@ def print_status(state: dict[str, Any], console: Console) -> None:
     console.print(f"Serving: {', '.join(up) or 'nothing; signalbox up starts everything'}.")
 
 
+_SHARES = ("p50", "p95", "p99")
+
+
 def _print_lanes(measured: dict[str, dict[str, Any]], console: Console) -> None:
     from orchestration.cli.console import table
 
-    shares = ("p50", "p95", "p99")
-    shown = table("Seconds, last hour", "lane", "events", *shares, right=("events", *shares))
     for lane, stages in measured.items():
-        for stage, found in stages.items():
+        title = f"{lane.replace('_', '-').capitalize()}, seconds in the last hour"
+        shown = table(title, "from … to …", "count", *_SHARES, right=("count", *_SHARES))
+        named = {name.replace("_", " "): one for name, one in stages.items() if name != "messages"}
+        named |= {f"fired to sent, {sync}": one for sync, one in stages["messages"].items()}
+        for name, found in named.items():
             if found["count"]:
-                name = f"{lane.replace('_', '-')}, {stage.replace('_', ' ')}"
-                cells = (f"{found[share]:.2f}" for share in shares)
+                cells = (f"{found[share]:.2f}" for share in _SHARES)
                 shown.add_row(name, f"{found['count']:,}", *cells)
-    if shown.row_count:
-        console.print(shown)
+        if shown.row_count:
+            console.print(shown)
 
 
 def _print_hot(hot: dict[str, Any], console: Console) -> None:
     from orchestration.cli.console import table
+    from orchestration.hot.reporting import age, signals_and_destination, troubles
 
-    columns = ("sent", "p50", "p95", "p99", "waiting", "expired", "left")
-    shown = table("Hot lane, seconds from accepted to sent", "sync", *columns, right=columns)
-    for sync, counts in hot["syncs"].items():
-        found = hot["latency"].get(sync, {})
-        times = (f"{found[name]:.2f}" if found else "" for name in ("p50", "p95", "p99"))
-        numbers = (counts[name] for name in ("waiting", "expired", "left"))
-        shown.add_row(sync, f"{found.get('count', 0):,}", *times, *(f"{n:,}" for n in numbers))
+    title = "Hot lane, seconds from accepted to sent in the last hour"
+    shown = table(title, "signal", "to", "sent", *_SHARES, right=("sent", *_SHARES))
+    rows = [(*signals_and_destination(sync, one), sync) for sync, one in hot["syncs"].items()]
+    for signal, destination, sync in [*sorted(rows), ("all", "", "")]:
+        found = hot["latency"].get(sync)
+        cells = (f"{found[share]:.2f}" if found else "" for share in _SHARES)
+        shown.add_row(signal, destination, f"{found['count'] if found else 0:,}", *cells)
     console.print(shown)
-    how = "runs" if hot["running"] else "[red]does not run[/]"
+    if hot["running"]:
+        console.print(
+            f"The hot lane runs: {hot['behind']:,} records unread, "
+            f"{hot['customers_waiting']:,} customers to run, the oldest for "
+            f"{age(hot['lag_seconds'])}; {_sum(hot, 'waiting'):,} actions to send; "
+            f"{hot['timers']:,} timers; {hot['rows']:,} events of {hot['customers']:,} customers "
+            "in memory."
+        )
     console.print(
-        f"It {how}: {hot['behind']:,} records behind, {hot['customers_waiting']:,} customers wait, "
-        f"{hot['timers']:,} timers; {hot['rows']:,} events of {hot['customers']:,} customers in "
-        "memory." + (" It waits for the warehouse to catch up." if hot["held_back"] else "")
+        f"Since its start {_sum(hot, 'expired'):,} expired and were dropped, "
+        f"{_sum(hot, 'left'):,} were left to the micro-batch."
     )
+    for trouble in troubles(hot):
+        console.print(trouble, style="red", highlight=False, markup=False)
     for model, reason in hot["refused"].items():
         console.print(f"{model} does not run hot: it {reason}.", highlight=False, markup=False)
+
+
+def _sum(hot: dict[str, Any], name: str) -> int:
+    return sum(counts[name] for counts in hot["syncs"].values())
 
 
 def _print_sources(reports: list[dict[str, Any]], console: Console) -> None:

@@ -19,8 +19,6 @@ from orchestration.hot.parity import compare
 from orchestration.settings import load_settings
 
 ACTIONS = AssetKey(list(reporting.ACTIONS))
-#: Seconds that an event may wait for the lane before it is an alarm.
-MAX_LAG = 10.0
 
 SPEC = AssetSpec(
     ACTIONS,
@@ -37,29 +35,26 @@ SPEC = AssetSpec(
 @asset_check(
     asset=ACTIONS,
     name="keeps_up",
-    description=f"The lane runs, and no event has waited for it longer than {MAX_LAG:.0f} s.",
+    description=f"The lane runs, and no event waits longer than {reporting.MAX_LAG:.0f} s for it.",
 )
 def keeps_up() -> AssetCheckResult:
     state = reporting.read_state(load_settings())
     if state is None:
         return AssetCheckResult(
-            passed=True, metadata={"lane": "never ran here; the micro-batch acts alone"}
+            passed=True, description="The lane never ran here; the micro-batch acts alone."
         )
-    late = state["behind"] > 0 and state["lag_seconds"] > MAX_LAG
-    problems = {
-        sync: counts["problem"] for sync, counts in state["syncs"].items() if counts["problem"]
-    }
-    passed = state["running"] and not state["held_back"] and not late and not problems
+    found = reporting.troubles(state)
     return AssetCheckResult(
-        passed=passed,
+        passed=not found,
         severity=AssetCheckSeverity.WARN,
+        description=" ".join(found) or "It runs, and nothing waits for long.",
         metadata={
             "running": state["running"],
             "last said so, seconds ago": round(time.time() - state["at"], 1),
             "records behind": state["behind"],
+            "customers waiting": state["customers_waiting"],
             "lag seconds": state["lag_seconds"],
             "waits for the warehouse": state["held_back"],
-            **{f"{sync}": problem for sync, problem in problems.items()},
         },
     )
 

@@ -10,17 +10,20 @@ from dagster import (
     AssetExecutionContext,
     AssetKey,
     AssetMaterialization,
+    AssetObservation,
     AssetsDefinition,
     AssetSpec,
     DagsterInstance,
     MaterializeResult,
+    MetadataValue,
 )
 from dagster._core.instance.ref import InstanceRef
 from dagster_dbt import DagsterDbtTranslator, dbt_assets
 from dagster_dbt.asset_utils import get_asset_check_key_for_test, get_subset_selection_for_context
 from dagster_dbt.core.dbt_cli_event import DbtCoreCliEventMessage
 
-from orchestration import dbt, lake
+from orchestration import dbt, ingest, lake, lanes
+from orchestration.hot import reporting
 from orchestration.settings import ROOT, Settings, load_settings
 
 AFTER_SYNC = "tag:after_sync"
@@ -176,6 +179,48 @@ def _when_it_holds(events: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]
     yield from seen
 
 
+def _how_fast(settings: Settings) -> AssetObservation:
+    """The last hour's seconds of both lanes, for each signal, what waits and what was dropped."""
+    batch, hot = lanes.micro_batch(settings), reporting.read_state(settings)
+    metadata: dict[str, Any] = {
+        "micro-batch, records to load": ingest.open_reader(settings).end()
+        - ingest.loader(settings).position(),
+        **{
+            f"micro-batch, accepted to sent {share}": value
+            for share, value in batch["accepted_to_sent"].items()
+            if share != "count" and value is not None
+        },
+        "micro-batch, messages": MetadataValue.md(
+            reporting.in_markdown(
+                (what, destination, found)
+                for sync, found in batch["messages"].items()
+                for destination, _, what in [sync.partition("__")]
+            )
+        ),
+    }
+    if hot:
+        syncs = hot["syncs"]
+        metadata |= {
+            "hot lane runs": hot["running"],
+            "hot lane, lag seconds": hot["lag_seconds"],
+            "hot lane, actions waiting": sum(one["waiting"] for one in syncs.values()),
+            "hot lane, expired since its start": sum(one["expired"] for one in syncs.values()),
+            **{
+                f"hot lane, accepted to sent {share}": hot["latency"][""][share]
+                for share in ("p50", "p95", "p99")
+                if "" in hot["latency"]
+            },
+            "hot lane, signals": MetadataValue.md(
+                reporting.in_markdown(
+                    (*reporting.signals_and_destination(sync, syncs[sync]), found)
+                    for sync, found in sorted(hot["latency"].items())
+                    if sync in syncs
+                )
+            ),
+        }
+    return AssetObservation(AssetKey(["ledger", "actions"]), metadata=metadata)
+
+
 def build_model_assets(manifest: Mapping[str, Any]) -> tuple[AssetsDefinition, AssetsDefinition]:
     """The models every job builds first and, apart, those that read what the syncs have done."""
 
@@ -215,6 +260,8 @@ def build_model_assets(manifest: Mapping[str, Any]) -> tuple[AssetsDefinition, A
                 )
             if context.run.job_name == DAILY and not stale(run_settings):
                 dbt.keep_built(run_settings, dbt.manifest_path(run_settings))
+        if context.run.job_name == RESULTS:
+            yield _how_fast(run_settings)
         if batch:
             for key in context.selected_asset_keys & views:
                 yield MaterializeResult(asset_key=key, metadata={"view": "shows what was built"})

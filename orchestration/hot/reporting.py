@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from collections import deque
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ log = logging.getLogger("signalbox.hot")
 ACTIONS = ("hot", "actions")
 WRITE_SECONDS = 1.0
 STALE_SECONDS = 10.0
+#: Seconds that an event may wait for the lane before it is an alarm.
+MAX_LAG = 10.0
 #: The figures are of so many latest actions of each sync, and of no more than the last hour.
 KEPT = 10_000
 KEPT_SECONDS = 3_600.0
@@ -36,14 +39,14 @@ class Latencies:
     def __init__(self) -> None:
         self._mutex = threading.Lock()
         self._kept: dict[str, deque[tuple[float, float]]] = {}
-        self._fresh: list[float] = []
+        self._fresh: dict[str, list[float]] = {}
 
     def note(self, sent: Sent) -> None:
         """One action's first byte is about to leave."""
         with self._mutex:
             kept = self._kept.setdefault(sent.sync, deque(maxlen=KEPT))
             kept.append((time.monotonic(), sent.seconds))
-            self._fresh.append(sent.seconds)
+            self._fresh.setdefault(sent.sync, []).append(sent.seconds)
 
     def by_sync(self) -> dict[str, dict[str, float]]:
         """p50, p95 and p99 of each sync, and of all under the empty name."""
@@ -56,10 +59,10 @@ class Latencies:
         found[""] = [seconds for several in found.values() for seconds in several]
         return {sync: figures(seconds) for sync, seconds in found.items() if seconds}
 
-    def take_fresh(self) -> list[float]:
-        """Those noted since the last call."""
+    def take_fresh(self) -> dict[str, list[float]]:
+        """Those noted since the last call, by sync."""
         with self._mutex:
-            fresh, self._fresh = self._fresh, []
+            fresh, self._fresh = self._fresh, {}
         return fresh
 
 
@@ -132,7 +135,11 @@ class Reporter:
             "evaluated": lane.evaluated,
             "latency": self._latencies.by_sync(),
             "syncs": {
-                name: asdict(sender.counts) | {"waiting": sender.waiting}
+                name: asdict(sender.counts)
+                | {
+                    "waiting": sender.waiting,
+                    "signals": lane.project.signals_of(sender.spec.model),
+                }
                 for name, sender in senders.items()
             },
             "refused": lane.project.refused,
@@ -146,7 +153,7 @@ class Reporter:
         fresh = self._latencies.take_fresh()
         if self._instance is None or not (news["batches"] or fresh):
             return
-        from dagster import AssetObservation
+        from dagster import AssetObservation, MetadataValue
 
         self._told = totals
         metadata: dict[str, Any] = {
@@ -157,18 +164,81 @@ class Reporter:
             "expired, dropped": news["expired"],
             "left to the micro-batch": news["left"],
             "records behind": state["behind"],
+            "customers waiting": state["customers_waiting"],
+            "actions waiting": sum(sync["waiting"] for sync in state["syncs"].values()),
             "lag seconds": state["lag_seconds"],
             "log_seq": state["position"],
         }
         if fresh:
-            found = figures(fresh)
+            found = figures([seconds for several in fresh.values() for seconds in several])
             metadata |= {"actions sent": int(found["count"])}
             metadata |= {f"accepted to sent {p}": found[p] for p in ("p50", "p95", "p99")}
+            metadata["by signal"] = MetadataValue.md(
+                in_markdown(
+                    (*signals_and_destination(sync, state["syncs"][sync]), figures(seconds))
+                    for sync, seconds in sorted(fresh.items())
+                )
+            )
         # Not a materialization: Dagster would take each as a new version, which no check has seen
         # and which everything downstream is behind of.
         self._instance.report_runless_asset_event(
             AssetObservation(asset_key=list(ACTIONS), metadata=metadata)
         )
+
+
+def signals_and_destination(sync: str, counts: Mapping[str, Any]) -> tuple[str, str]:
+    """What a sync acts on and where, as people read it."""
+    destination, _, what = sync.partition("__")
+    return ", ".join(counts.get("signals", ())) or what, destination
+
+
+def in_markdown(rows: Iterable[tuple[str, str, Mapping[str, float | None]]]) -> str:
+    """Signal, destination and figures, as a table that Dagster shows."""
+    lines = ["| signal | to | sent | p50 s | p95 s | p99 s |", "|---|---|---|---|---|---|"]
+    for signal, destination, found in rows:
+        times = " | ".join(f"{found[share] or 0:.2f}" for share in ("p50", "p95", "p99"))
+        lines.append(f"| {signal} | {destination} | {found['count']} | {times} |")
+    return "\n".join(lines)
+
+
+def troubles(state: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the lane, in sentences that say what to do; none if all is well."""
+    found = []
+    if not state["running"]:
+        found.append(
+            f"The hot lane does not run: it was last heard of {age(time.time() - state['at'])} "
+            "ago. Meanwhile the micro-batch acts on its signals. signalbox up starts it again by "
+            "itself; if that does not help, the lines of hot in logs/signalbox.log say why."
+        )
+    elif state["held_back"]:
+        found.append(
+            "The hot lane reads no further until the warehouse has caught up: "
+            f"{state['rows']:,} events are in memory, and the lake lacks many of them. See in "
+            "Dagster why the runs of micro_batch fail or take long."
+        )
+    elif state["lag_seconds"] > MAX_LAG:
+        found.append(
+            f"An event has waited {age(state['lag_seconds'])} for the hot lane: "
+            f"{state['behind']:,} records are unread, {state['customers_waiting']:,} customers "
+            "wait. A backlog is worked off the latest first. If it grows, more comes than this "
+            "machine can do: see what else uses the processors, or tag fewer signals."
+        )
+    if state["running"]:
+        found += [
+            f"{sync} is not sent by the hot lane: {counts['problem']}. The micro-batch tries, too; "
+            f"signalbox sync errors {sync} says more."
+            for sync, counts in state["syncs"].items()
+            if counts["problem"]
+        ]
+    return found
+
+
+def age(seconds: float) -> str:
+    """A span of time in the unit that people would use."""
+    for unit, length in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def state_file(settings: Settings) -> Path:

@@ -68,10 +68,11 @@ def status(settings: Settings) -> dict[str, Any]:
 
 
 def hot_state(settings: Settings) -> dict[str, Any] | None:
-    """How the hot lane is, and how fast it was; None if it never ran."""
-    from orchestration.hot.reporting import read_state
+    """How the hot lane is, how fast it was, and its troubles in words; None if it never ran."""
+    from orchestration.hot.reporting import read_state, troubles
 
-    return read_state(settings)
+    state = read_state(settings)
+    return state and state | {"troubles": troubles(state)}
 
 
 def ledger_counts(settings: Settings) -> dict[str, dict[str, int]]:
@@ -154,7 +155,7 @@ def _print_lanes(measured: dict[str, dict[str, Any]], console: Console) -> None:
 
 def _print_hot(hot: dict[str, Any], console: Console) -> None:
     from orchestration.cli.console import table
-    from orchestration.hot.reporting import age, signals_and_destination, troubles
+    from orchestration.hot.reporting import age, signals_and_destination
 
     title = "Hot lane, seconds from accepted to sent in the last hour"
     shown = table(title, "signal", "to", "sent", *_SHARES, right=("sent", *_SHARES))
@@ -176,7 +177,7 @@ def _print_hot(hot: dict[str, Any], console: Console) -> None:
         f"Since its start {_sum(hot, 'expired'):,} expired and were dropped, "
         f"{_sum(hot, 'left'):,} were left to the micro-batch."
     )
-    for trouble in troubles(hot):
+    for trouble in hot["troubles"]:
         console.print(trouble, style="red", highlight=False, markup=False)
     for model, reason in hot["refused"].items():
         console.print(f"{model} does not run hot: it {reason}.", highlight=False, markup=False)

@@ -10,6 +10,7 @@ from dagster import (
     AssetCheckSeverity,
     AssetKey,
     AssetSpec,
+    MetadataValue,
     asset_check,
 )
 
@@ -62,7 +63,10 @@ def keeps_up() -> AssetCheckResult:
 @asset_check(
     asset=ACTIONS,
     name="agrees_with_the_warehouse",
-    description="Yesterday's actions of both lanes, by the ledger and the models: no difference.",
+    description=(
+        "Whatever the hot lane acted on yesterday the warehouse derives, too; by the ledger and "
+        "the models. What the micro-batch had to do is listed besides."
+    ),
 )
 def agrees(context: AssetCheckExecutionContext) -> AssetCheckResult:
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
@@ -72,12 +76,15 @@ def agrees(context: AssetCheckExecutionContext) -> AssetCheckResult:
     return AssetCheckResult(
         passed=not found.not_derived,
         severity=AssetCheckSeverity.WARN,
+        description=f"Yesterday, {today - timedelta(days=1):%Y-%m-%d} UTC: {found.summary}",
         metadata={
             "by the hot lane": found.hot,
             "by the micro-batch": found.batch,
             "acted on hot, not derived by the warehouse": len(found.not_derived),
             "left to the micro-batch": len(found.missed),
-            "differences": found.differences[:50],
+            "differences": MetadataValue.md(
+                "\n".join(f"- {line}" for line in found.differences[:50]) or "none"
+            ),
         },
     )
 

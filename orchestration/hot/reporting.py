@@ -207,8 +207,9 @@ def troubles(state: Mapping[str, Any]) -> list[str]:
     if not state["running"]:
         found.append(
             f"The hot lane does not run: it was last heard of {age(time.time() - state['at'])} "
-            "ago. Meanwhile the micro-batch acts on its signals. signalbox up starts it again by "
-            "itself; if that does not help, the lines of hot in logs/signalbox.log say why."
+            "ago. Meanwhile the micro-batch acts on its signals. signalbox up starts it again when "
+            f"it ends; if it hangs, end it (kill -9 {state['pid']}). The lines of hot in "
+            "logs/signalbox.log say why."
         )
     elif state["held_back"]:
         found.append(

@@ -16,7 +16,16 @@ from datetime import UTC, datetime, timedelta
 from orchestration.hot.parity import compare
 from orchestration.settings import load_settings
 now = datetime.now(UTC)
-print(json.dumps(asdict(compare(load_settings(), now - timedelta(days=1), now))))
+print(json.dumps(asdict(compare(load_settings(), now - timedelta(days=1), now)), default=str))
+"""
+
+FORGE = """
+import psycopg2
+from orchestration import postgres
+from orchestration.settings import load_settings
+ledger = psycopg2.connect(postgres.start(load_settings()).ledger)
+with ledger, ledger.cursor() as cursor:
+    cursor.execute("update actions set trigger_id = 'T-forged' where trigger_id = 'T-1'")
 """
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.timeout(400)]
@@ -80,3 +89,6 @@ def test_one_action_each_through_kills_and_the_micro_batch(home: Home) -> None:
     assert compared["hot"] + compared["batch"] >= 9
     assert compared["hot"] > 0
     assert compared["not_derived"] == []
+    home.python("-c", FORGE)
+    (odd,) = json.loads(home.python("-c", COMPARE))["not_derived"]
+    assert (odd["trigger_id"], odd["signals"]) == ("T-forged", ["support_ticket_opened"])

@@ -18,7 +18,7 @@ from orchestration.hot.reporting import (
     write_state,
 )
 from orchestration.hot.sender import Sent
-from orchestration.report import print_status
+from orchestration.report import hot_state, print_status
 from orchestration.settings import Settings
 
 
@@ -56,6 +56,7 @@ def state(**changes: Any) -> dict[str, Any]:
     times = {"count": 3, "p50": 0.2, "p95": 0.7, "p99": 0.75, "max": 0.8}
     return {
         "at": time.time(),
+        "pid": 4711,
         "behind": 0,
         "customers_waiting": 0,
         "timers": 5,
@@ -105,7 +106,7 @@ def test_status_shows_each_signal_what_waits_and_what_was_dropped(settings: Sett
             "accepted": 1,
             "stages": {},
             "deliveries": {},
-            "hot": read_state(settings),
+            "hot": hot_state(settings),
             "sources": [],
             "lanes": {},
             "seconds_since_build": None,

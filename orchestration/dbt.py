@@ -25,6 +25,7 @@ VARIABLES = "variables.json"
 ASKS_FOR = re.compile(r"""\bvar\(\s*['"](\w+)['"]""")
 
 _warm: tuple[float, Any] | None = None
+_pinned: Path | None = None
 
 
 class DbtFailed(Exception):
@@ -37,7 +38,9 @@ def target_dir(settings: Settings) -> Path:
 
 
 def manifest_path(settings: Settings) -> Path:
-    """The manifest, parsed anew when a file of the project is newer than it."""
+    """The manifest, parsed anew when a file of the project is newer than it, unless pinned."""
+    if _pinned is not None:
+        return _pinned
     path = target_dir(settings) / "manifest.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     with _parse_lock(path.parent):
@@ -55,10 +58,25 @@ def manifest(settings: Settings) -> dict[str, Any]:
 def warm_up(settings: Settings) -> None:
     """Parse the project into this process, so that later calls (and forks) skip it."""
     global _warm
-    if _warm is None or _warm[0] < project_mtime():
+    if _pinned is None and (_warm is None or _warm[0] < project_mtime()):
         mtime = project_mtime()
         manifest_path(settings)
         _warm = (mtime, _call(["parse", "--no-write-json"], settings))
+
+
+def pin(settings: Settings) -> None:
+    """Take the project as it is now for the rest of this process's life, and of its forks'.
+
+    What an analyst saves while the pipeline runs is a draft until it ships (`orchestration.edits`).
+    """
+    global _pinned
+    warm_up(settings)
+    pinned = target_dir(settings) / "pinned" / "manifest.json"
+    pinned.parent.mkdir(exist_ok=True)
+    draft = pinned.with_suffix(".new")
+    draft.write_bytes(manifest_path(settings).read_bytes())
+    draft.replace(pinned)
+    _pinned = pinned
 
 
 def invoke(
@@ -268,7 +286,8 @@ def _call(
         if on_event is not None and message.info.name in TOLD:
             on_event(msg_to_dict(message))
 
-    kept = _warm[1] if warm and _warm and _warm[0] >= project_mtime() else None
+    current = _warm and (_pinned or _warm[0] >= project_mtime())
+    kept = _warm[1] if warm and _warm and current else None
     directory = directory or target_dir(settings)
     values = variables(settings, as_of) | ({"one_transaction": True} if whole else {})
     # dbt words each of its six hundred events for its log before it asks whether it is to be there.

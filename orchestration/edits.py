@@ -2,7 +2,8 @@
 
 What stays up (the hot lane, Dagster's code server, the warm process) reads the project once. An
 edited model has shipped when it was built into the lake's main schema after it was saved, as
-`dbt build --select MODEL+` does; YAML, macros and seeds have when they are saved.
+`dbt build --select MODEL+` does; YAML, macros and seeds have when they are saved. Until then an
+edit is a draft, which micro-batches leave alone (`dbt.pin`).
 """
 
 from __future__ import annotations
@@ -14,9 +15,17 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from orchestration.settings import DBT_PROJECT, Settings
+
+
+class Built(NamedTuple):
+    """A model's last build: when, seconds since 1970, and of which file, if it is no view."""
+
+    at: float
+    checksum: str | None = None
+
 
 #: Written after the syncs, without a mark of when.
 _UNMARKED = "ops"
@@ -28,7 +37,7 @@ class Edits:
 
     Args:
         project: dbt's folder.
-        built: when each model was built last, seconds since 1970 by name.
+        built: the last build of each model, by name.
         check: what speaks against taking the project as it stands, or None.
         digest: of all that matters of the project, as `check` has left it.
     """
@@ -36,7 +45,7 @@ class Edits:
     def __init__(
         self,
         project: Path,
-        built: Callable[[], Mapping[str, float]],
+        built: Callable[[], Mapping[str, Built]],
         check: Callable[[], str | None],
         digest: Callable[[], str],
     ) -> None:
@@ -80,7 +89,7 @@ class Edits:
     def _unbuilt(self, stamps: Stamps) -> bool:
         models = self._project / "models"
         edited = {
-            path.stem: at / 1e9
+            path: at / 1e9
             for path, (at, size) in stamps.items()
             if path.suffix in (".sql", ".py")
             and path.is_relative_to(models)
@@ -90,7 +99,15 @@ class Edits:
         if not edited:
             return False
         built = self._built()
-        return any(built.get(name, 0.0) < at for name, at in edited.items())
+
+        def has_shipped(path: Path, saved: float) -> bool:
+            last = built.get(path.stem, Built(0.0))
+            if last.checksum is None:
+                return last.at >= saved
+            # Micro-batches build it all the time.
+            return last.checksum == sha256(path.read_text().strip().encode()).hexdigest()
+
+        return not all(has_shipped(path, saved) for path, saved in edited.items())
 
 
 class EditRefused(Exception):
@@ -107,12 +124,15 @@ def watch(settings: Settings) -> Edits:
     )
 
 
-def _built(settings: Settings) -> dict[str, float]:
+def _built(settings: Settings) -> dict[str, Built]:
     from orchestration import lake
 
     with lake.connect(settings) as connection:
-        rows = connection.execute("select model, epoch(built_at) from build_watermarks").fetchall()
-    return dict(rows)
+        rows = connection.execute(
+            "select model, epoch(built_at), case when as_of_ts is not null then fingerprint end"
+            " from build_watermarks"
+        ).fetchall()
+    return {model: Built(at, checksum) for model, at, checksum in rows}
 
 
 def _objection(settings: Settings) -> str | None:

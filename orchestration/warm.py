@@ -142,12 +142,25 @@ def serve(settings: Settings) -> None:
         server.listen(16)
         server.setblocking(False)
         office = _Office(settings, server)
+        socket_id = _inode(path)
         try:
             while _running:
                 office.turn()
+                if _inode(path) != socket_id:
+                    # Nobody can ask any more, and all runs would start the slow way for good.
+                    sys.stderr.write(f"{path} was removed or replaced; ends, to begin again\n")
+                    break
         finally:
-            path.unlink(missing_ok=True)
+            if _inode(path) == socket_id:
+                path.unlink()
     office.close()
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.lstat().st_ino
+    except OSError:
+        return None
 
 
 def _import_everything(settings: Settings) -> None:
@@ -160,7 +173,7 @@ def _import_everything(settings: Settings) -> None:
     from orchestration import dbt, definitions, postgres
 
     warm_up()
-    dbt.warm_up(settings)
+    dbt.pin(settings)
     # The forks share this process's place among the server's users.
     postgres.start(settings)
     # Resolved once here, so that no run resolves the asset graph again.

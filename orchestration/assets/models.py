@@ -114,6 +114,8 @@ def stale(settings: Settings) -> dict[str, list[str]]:
     nodes, found = parsed["nodes"], dict[str, set[str]]()
     ids = {node["name"]: one for one, node in nodes.items() if node["resource_type"] != "test"}
     for name in dbt.modified(settings) or ():
+        if name not in ids:
+            continue  # a draft, and this process goes by the project as it was when it began
         todo, seen = [ids[name]], {ids[name]}
         while todo:
             node = nodes[todo.pop()]

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sqlglot.exp import Expr
+    from sqlglot.expressions import Expr
 
 #: Columns of whose value all rows belong to one customer.
 CUSTOMER_KEYS = frozenset({"customer_id", "id_key"})

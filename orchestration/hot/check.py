@@ -25,7 +25,7 @@ def report(settings: Settings) -> list[dict[str, Any]]:
     for name, reason in too_large(settings, project).items():
         project = project.without(name, reason)
     asked = dict.fromkeys(project.signals, "signal") | dict.fromkeys(project.syncs, "sync")
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "model": model.name,
             "part": asked.get(model.name, "copied" if model.is_copy else "runs"),

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import time
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
-from orchestration.edits import EditRefused, Edits
+from orchestration import dbt
+from orchestration.edits import Built, EditRefused, Edits
+from orchestration.settings import Settings
 
 
 class Desk:
@@ -15,7 +19,7 @@ class Desk:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.now = folder, 1_000.0
-        self.built: dict[str, float] = {}
+        self.built: dict[str, Built] = {}
         self.objection: str | None = None
         for name in ("models/signals", "macros", "seeds", "models/ops"):
             (folder / name).mkdir(parents=True)
@@ -46,9 +50,9 @@ def desk(tmp_path: Path) -> Desk:
 def test_a_model_has_shipped_when_it_was_built_after_it_was_saved(desk: Desk) -> None:
     assert not desk.shipped()
     desk.save("models/signals/risk.sql", "select 2")
-    desk.built["risk"] = desk.now - 5
+    desk.built["risk"] = Built(desk.now - 5)
     assert not desk.shipped(), "the build before the edit says nothing of it"
-    desk.built["risk"] = desk.now + 1
+    desk.built["risk"] = Built(desk.now + 1)
     assert desk.shipped()
     assert not desk.shipped(), "once is enough"
 
@@ -56,12 +60,21 @@ def test_a_model_has_shipped_when_it_was_built_after_it_was_saved(desk: Desk) ->
 def test_a_new_model_waits_for_its_first_build_and_a_tag_for_nothing(desk: Desk) -> None:
     desk.save("models/signals/new.sql", "select 3")
     assert not desk.shipped()
-    desk.built["new"] = desk.now + 1
+    desk.built["new"] = Built(desk.now + 1)
     assert desk.shipped()
     desk.save("models/signals/signals.yml", "tags: [hot]")
     assert desk.shipped()
     (desk.folder / "models/signals/new.sql").unlink()
     assert desk.shipped(), "who removes a model builds nothing"
+
+
+def test_a_micro_batch_that_builds_the_old_text_ships_nothing(desk: Desk) -> None:
+    old, new = (sha256(f"select {number}".encode()).hexdigest() for number in (1, 2))
+    desk.save("models/signals/risk.sql", "select 2\n")
+    desk.built["risk"] = Built(desk.now + 100, old)
+    assert not desk.shipped()
+    desk.built["risk"] = Built(desk.now + 100, new)
+    assert desk.shipped()
 
 
 def test_what_is_still_being_saved_waits(desk: Desk) -> None:
@@ -86,3 +99,21 @@ def test_a_broken_edit_is_told_once_and_mended_taken(desk: Desk) -> None:
 def test_an_edit_that_changes_nothing_disturbs_nobody(desk: Desk) -> None:
     desk.save("seeds/notes.csv", "a")
     assert not desk.shipped()
+
+
+def test_a_draft_is_not_in_force_where_the_project_is_pinned(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = dbt.manifest_path(settings).stat().st_mtime_ns
+    monkeypatch.setattr(dbt, "_pinned", None)
+    monkeypatch.setattr(dbt, "_warm", None)
+    dbt.pin(settings)
+    monkeypatch.setattr(dbt, "project_mtime", lambda: time.time() + 60)  # somebody saves
+    pinned = dbt.manifest_path(settings)
+    assert pinned.read_bytes() == (dbt.target_dir(settings) / "manifest.json").read_bytes()
+    assert (dbt.target_dir(settings) / "manifest.json").stat().st_mtime_ns == before
+    kept = dbt._warm
+    dbt.warm_up(settings)
+    assert dbt._warm is kept is not None
+    monkeypatch.setattr(dbt, "_pinned", None)
+    assert dbt.manifest_path(settings).stat().st_mtime_ns > before, "others read the draft"

@@ -169,6 +169,24 @@ def test_it_leaves_no_socket_behind(settings: Settings, server: Server) -> None:
         warm.request(settings, "late")
 
 
+@pytest.mark.parametrize("others", [None, "junk"])
+def test_without_its_socket_it_ends_so_that_another_can_begin(
+    settings: Settings, server: Server, others: str | None
+) -> None:
+    busy = server.request("long")
+    path = warm.socket_path(settings)
+    path.unlink()
+    if others:
+        path.write_text(others)
+    until(lambda: not gone(busy) and not warm.answers(settings))
+    warm_process = psutil.Process(server.process.pid)
+    until(lambda: {child.pid for child in warm_process.children()} == {busy})
+    os.kill(busy, signal.SIGINT)
+    assert server.process.wait(timeout=10) == 0
+    assert path.exists() == bool(others), "what is there now is not its own"
+    path.unlink(missing_ok=True)
+
+
 def test_sockets_are_in_the_home_or_in_a_directory_of_ones_own(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -90,7 +90,7 @@
         {#- A table is built anew from all there is: what is worth remembering is when. -#}
         {%- elif node.config.materialized == 'table' -%}
             {%- do changed.append(node.name) -%}
-            {%- do marks.update({node.name: {'log_seq': none, 'as_of_ts': as_of[0], 'built_at': as_of[1], 'fingerprint': none}}) -%}
+            {%- do marks.update({node.name: {'log_seq': none, 'as_of_ts': as_of[0], 'built_at': as_of[1], 'fingerprint': node.checksum.checksum}}) -%}
         {#- What follows the ledger has no place in the log. -#}
         {%- elif node.config.materialized == 'incremental' and 'after_sync' not in node.config.tags -%}
             {%- do changed.append(node.name) -%}
@@ -105,7 +105,9 @@
             {%- if not above -%}
                 {%- do reached.append(run_query('select coalesce(max(log_seq), -1) from ' ~ node.relation_name).rows[0][0] | int) -%}
             {%- endif -%}
-            {%- do marks.update({node.name: {'log_seq': reached | min, 'as_of_ts': moments | min, 'built_at': as_of[1], 'fingerprint': none}}) -%}
+            {#- Of the file as a person built it last: a micro-batch goes by an older one until an edit has shipped. -#}
+            {%- set built = marks.get(node.name, {}).get('fingerprint') if var('one_transaction') else node.checksum.checksum -%}
+            {%- do marks.update({node.name: {'log_seq': reached | min, 'as_of_ts': moments | min, 'built_at': as_of[1], 'fingerprint': built}}) -%}
         {%- endif -%}
     {%- endfor -%}
     {%- if not changed -%}

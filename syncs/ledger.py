@@ -20,7 +20,7 @@ import hashlib
 import os
 import secrets as random_numbers
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -476,6 +476,14 @@ class Ledger:
         )
         with self._engine.connect() as connection:
             return connection.scalar(query)
+
+    def recorded(self, keys: Collection[str]) -> set[str]:
+        """Which of these action keys the ledger knows, in whatever state."""
+        query = sa.select(actions.c.action_key).where(
+            actions.c.action_key == sa.any_(sa.cast(list(keys), sa.ARRAY(sa.Text)))
+        )
+        with _reachable(), self._engine.connect() as connection:
+            return set(connection.scalars(query))
 
     def last_status(self, sync: str) -> str | None:
         """How the sync's last run ended."""

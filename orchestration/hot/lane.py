@@ -48,6 +48,7 @@ QUIET_SECONDS = 1.0  # without an event, after which a backlog of these is worke
 POLL_SECONDS = 0.005
 BROKER_POLL_SECONDS = 0.05
 FOLLOW_SECONDS = 30.0
+LATE_SECONDS = 5.0  # an event that waited longer may have caused what has expired meanwhile
 _SEEN = 200_000  # action keys that need not be planned again
 
 
@@ -261,6 +262,7 @@ class Lane:
 
     def _act(self, place: Place, result: Result, models: Collection[str]) -> None:
         """Hand over what these models say; and run the rest for whom a message needs it."""
+        self._count_late(result, models)
         fired = result.fired({*self.project.signals}.intersection(models))
         fresh = {spec.name: self._freshly(spec, fired) & result.ran.keys() for spec in self._specs}
         acting = [spec for spec in self._specs if fresh[spec.name]]
@@ -278,6 +280,29 @@ class Lane:
                 self._hand_over(spec, narrowed, {name: result.ran[name] for name in whom})
 
         self._jobs[place] = self.window.narrow(result, whom, more), then
+
+    def _count_late(self, result: Result, models: Collection[str]) -> None:
+        """Tell the senders what was alive when its event was accepted and has expired since."""
+        now = self._clock().timestamp()
+        since = {
+            customer: ran.touched.since
+            for customer, ran in result.ran.items()
+            if now - ran.touched.since > LATE_SECONDS
+        }
+        if not since:
+            return
+        late = [
+            (signal, customer, trigger)
+            for signal, customer, trigger, expired_at in result.expired(
+                {*self.project.signals}.intersection(models)
+            )
+            if customer in since and expired_at.timestamp() > since[customer]
+        ]
+        for spec in self._specs if late else ():
+            signals = self.project.signals_of(spec.model) if spec.is_message else []
+            keys = {key_of(spec, who, what) for signal, who, what in late if signal in signals}
+            if keys:
+                self._senders[spec.name].note_late(keys)
 
     def _freshly(self, spec: SyncSpec, fired: Collection[tuple[str, str, str]]) -> frozenset[str]:
         """Of whom a signal fired that this sync was not handed over yet."""
@@ -306,6 +331,7 @@ class Lane:
 
         def then(result: Result) -> None:
             self._slow_took = result.seconds
+            self._count_late(result, self._slow_models)
             for spec in self._slow_specs:
                 self._hand_over(spec, result, result.ran)
             # As many the next time as SLOW_SECONDS allow, and no fewer than SLOW_GROUPS: a few take

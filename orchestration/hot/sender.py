@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +62,10 @@ class Sent:
 
 @dataclass
 class Counts:
-    """Since the start. `left` were more than could wait, or came while the ledger was away."""
+    """Since the start. `left` were more than could wait, or came while the ledger was away.
+
+    `expired` were too late when the lane came to them, after a stop or behind a backlog.
+    """
 
     recorded: int = 0
     expired: int = 0
@@ -88,6 +92,8 @@ class Sender:
         self._on_sent = on_sent
         self._waiting: deque[Messages] = deque()
         self._rows = 0
+        self._late: set[str] = set()
+        self._counted: set[str] = set()
         self._news = threading.Condition()
         self._stopping = False
         self._busy = False
@@ -113,6 +119,13 @@ class Sender:
                 return
             self._rows += messages.rows.num_rows
             self._waiting.append(messages)
+            self._news.notify()
+
+    def note_late(self, keys: AbstractSet[str]) -> None:
+        """Count those of these actions that have expired and were never recorded; never waits."""
+        with self._news:
+            self._late |= keys - self._counted
+            self._counted |= self._late
             self._news.notify()
 
     def close(self, seconds: float = 10.0) -> None:
@@ -151,14 +164,18 @@ class Sender:
         while True:
             with self._news:
                 self._busy = False
-                while not self._waiting and not self._stopping:
+                while not self._waiting and not self._late and not self._stopping:
                     self._news.wait()
-                if not self._waiting:
+                late, self._late = self._late, set()
+                if not self._waiting and not late:
                     return
                 taken, self._rows = list(self._waiting), 0
                 self._waiting.clear()
                 self._busy = True
-            self._act(express, connection, plans, taken)
+            if late:
+                self.counts.expired += len(late) - len(self._pusher.ledger.recorded(late))
+            if taken:
+                self._act(express, connection, plans, taken)
 
     def _act(
         self, express: Express, connection: Any, plans: Plans, taken: Sequence[Messages]

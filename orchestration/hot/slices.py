@@ -218,6 +218,17 @@ class Slice:
             ).fetchall()
         ]
 
+    def expired(self, signals: Collection[str]) -> list[tuple[str, str, str, datetime]]:
+        """What these signals said and is expired: signal, customer_id, trigger_id, and when."""
+        return [
+            (signal, *row)
+            for signal in signals
+            for row in self.run(
+                f'select customer_id, trigger_id, expires_at from {SCHEMA}."{signal}",'
+                f" {SCHEMA}.moment where expires_at <= moment.as_of"
+            ).fetchall()
+        ]
+
     def waiting(self) -> list[tuple[int, datetime]]:
         """What waits for time to pass: customer (by hash) and when it is due."""
         if not self.project.has(WAITING):

@@ -646,6 +646,10 @@ class Result:
         """What these signals say and is not expired: signal, customer_id, and trigger_id."""
         return [row for one in self.slices for row in one.fired(signals)]
 
+    def expired(self, signals: Collection[str]) -> list[tuple[str, str, str, datetime]]:
+        """What these signals said and is expired: signal, customer_id, trigger_id, and when."""
+        return [row for one in self.slices for row in one.expired(signals)]
+
     def waiting(self) -> list[tuple[int, datetime]]:
         """What waits for time to pass: customer (by hash) and when it is due."""
         return [row for one in self.slices for row in one.waiting()]

@@ -29,7 +29,7 @@ from orchestration.hot import project as projects
 from orchestration.hot.history import HASH, History
 from orchestration.hot.lane import Lane
 from orchestration.hot.project import Project
-from orchestration.hot.sender import Messages
+from orchestration.hot.sender import Messages, key_of
 from orchestration.hot.window import Place, Result, Touched, Window
 from orchestration.settings import Settings
 
@@ -442,6 +442,10 @@ class Taken:
 
     def __init__(self) -> None:
         self.triggers: list[tuple[str, str]] = []
+        self.late: set[str] = set()
+
+    def note_late(self, keys: set[str]) -> None:
+        self.late |= keys
 
     def put(self, messages: Messages) -> None:
         rows = messages.rows.select(["email", "trigger_id"]).to_pylist()
@@ -501,6 +505,36 @@ def test_nobody_waits_for_a_turn_aside_because_turns_take_long(
             while not slack.triggers[turn:]:
                 lane.turn()
             assert slack.triggers[turn:] == [(f"{leaver}@example.com", TODAY)]
+
+
+def test_what_expired_before_the_lane_came_to_it_is_counted(
+    empty: Hot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ticket is acted on for 72 hours: one waited for longer, another was old when it came."""
+    with closing(empty.fresh()) as window:
+        lane, _ = lane_of(empty, window, tmp_path, monkeypatch)
+        (spec,) = (one for one in lane._specs if one.name == "webhook__support_ticket_opened")
+        sender: Any = lane._senders[spec.name]
+        for place, (name, opened, received) in enumerate(
+            [("down", 80, 80), ("old", 80, 1), ("fresh", 1, 1)]
+        ):
+            opened_at, arrived = NOW - timedelta(hours=opened), NOW - timedelta(hours=received)
+            body = {"properties": {"ticket_id": f"T-{name}"}}
+            ticket = Message(
+                "track",
+                opened_at,
+                name,
+                name,
+                None,
+                "Support Ticket Opened",
+                body,
+                received=arrived,
+            )
+            empty.take([ticket], place, window)
+        while lane.waiting:
+            lane.turn()
+        solo = "cus_" + md5(b"user:down").hexdigest()[:16]
+        assert sender.late == {key_of(spec, solo, "T-down")}
 
 
 def timeline_of(hot: Hot, user: str) -> int:

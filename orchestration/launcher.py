@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from contextlib import suppress
 
 import psutil
-from dagster import DagsterRun
+from dagster import DagsterEventType, DagsterRun
 from dagster._core.launcher import CheckRunHealthResult, DefaultRunLauncher, WorkerStatus
 from dagster._core.launcher.base import LaunchRunContext
 from dagster._core.storage.tags import HIDDEN_TAG_PREFIX
@@ -15,6 +16,8 @@ from dagster._core.storage.tags import HIDDEN_TAG_PREFIX
 from orchestration import warm
 from orchestration.settings import load_settings
 
+#: What Dagster has a run say first of all, however it was started.
+STARTED = re.compile(r".*Started process for run \(pid: (\d+)\)", re.DOTALL)
 WARM_PID_TAG = f"{HIDDEN_TAG_PREFIX}signalbox_warm_pid"
 
 
@@ -56,15 +59,39 @@ class WarmRunLauncher(DefaultRunLauncher):
         return True
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
-        pid = _warm_pid(run)
+        """Whether the run's process lives, also of one that was started the stock way.
+
+        Dagster itself watches no such run: killed along with its code server it would be under way
+        for good, and the next micro-batch would wait for it.
+        """
+        pid = _warm_pid(run) or self._stock_pid(run)
         if pid is None:
-            # Dagster's own way of starting a run leaves nothing to look at, and monitoring would
-            # take anything but this for a failure.
-            return CheckRunHealthResult(WorkerStatus.RUNNING, "started the stock way, not watched")
-        alive = psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-        if alive:
+            return CheckRunHealthResult(WorkerStatus.RUNNING, "it has not said its process yet")
+        record = self._instance.get_run_record_by_id(run.run_id)
+        began = record.start_time if record else None
+        if _lives(pid, began):
             return CheckRunHealthResult(WorkerStatus.RUNNING)
         return CheckRunHealthResult(WorkerStatus.FAILED, f"process {pid} is gone")
+
+    def _stock_pid(self, run: DagsterRun) -> int | None:
+        said = self._instance.get_records_for_run(
+            run.run_id, of_type=DagsterEventType.ENGINE_EVENT
+        ).records
+        for record in reversed(said):
+            if found := STARTED.match(record.event_log_entry.message):
+                return int(found[1])
+        return None
+
+
+def _lives(pid: int, began: float | None) -> bool:
+    """Whether a process lives that had this pid when a run began, seconds since 1970."""
+    try:
+        process = psutil.Process(pid)
+        # A pid is given again, after a restart of the machine at the latest.
+        same = began is None or process.create_time() <= began + 1
+        return same and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _warm_pid(run: DagsterRun) -> int | None:

@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 from dagster import DagsterInstance, DagsterRunStatus, job, op
+from dagster._core.events import DagsterEvent, EngineEventData
 from dagster._core.launcher import DefaultRunLauncher, WorkerStatus
 from dagster._core.launcher.base import LaunchRunContext
 
@@ -256,3 +257,40 @@ def test_without_a_warm_process_the_stock_launcher_takes_the_run(
     assert taken == [run_id]
     said = [entry.message for entry in instance.all_logs(run_id)]
     assert any("No warm process" in message for message in said)
+
+
+def test_a_run_that_was_started_the_stock_way_is_watched_too(
+    launched: tuple[DagsterInstance, WarmRunLauncher, str],
+) -> None:
+    instance, launcher, _ = launched
+
+    @job
+    def empty() -> None: ...
+
+    run = instance.create_run_for_job(empty, status=DagsterRunStatus.STARTING)
+    assert launcher.check_run_worker_health(run).status == WorkerStatus.RUNNING
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        instance.report_engine_event(
+            f"Started process for run (pid: {process.pid}).",
+            run,
+            EngineEventData.in_process(process.pid),
+        )
+        assert launcher.check_run_worker_health(run).status == WorkerStatus.RUNNING
+        process.kill()
+    assert launcher.check_run_worker_health(run).status == WorkerStatus.FAILED
+
+
+def test_another_process_under_the_pid_of_a_run_is_not_its_worker(
+    launched: tuple[DagsterInstance, WarmRunLauncher, str],
+) -> None:
+    instance, launcher, _ = launched
+
+    @job
+    def empty() -> None: ...
+
+    tags = {WARM_PID_TAG: str(os.getpid())}
+    run = instance.create_run_for_job(empty, status=DagsterRunStatus.STARTING, tags=tags)
+    began = psutil.Process().create_time() - 60
+    start = DagsterEvent(event_type_value="PIPELINE_START", job_name=run.job_name)
+    instance.report_dagster_event(start, run_id=run.run_id, timestamp=began)
+    assert launcher.check_run_worker_health(run).status == WorkerStatus.FAILED

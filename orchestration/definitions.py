@@ -21,6 +21,7 @@ def build_definitions(settings: Settings) -> Definitions:
             ingest.load_events,
             hot.SPEC,
             models.WATERMARKS,
+            models.LATENCY,
             tables,
             every_batch,
             sync_assets,

@@ -33,6 +33,15 @@ WATERMARKS = AssetSpec(
     group_name="ops",
     kinds={"dbt", "duckdb"},
 )
+LATENCY = AssetSpec(
+    AssetKey(["lanes", "latency"]),
+    deps=[AssetKey(["ledger", "actions"]), AssetKey(list(reporting.ACTIONS))],
+    description=(
+        "Seconds from event to action in the last hour, of both lanes and each signal, what waits "
+        "and what was dropped. One event here each minute."
+    ),
+    group_name="ops",
+)
 MICRO_BATCH = "micro_batch"
 RESULTS = "results"
 DAILY = "daily"
@@ -220,7 +229,7 @@ def _how_fast(settings: Settings) -> AssetObservation:
                 )
             ),
         }
-    return AssetObservation(AssetKey(["ledger", "actions"]), metadata=metadata)
+    return AssetObservation(LATENCY.key, metadata=metadata)
 
 
 def build_model_assets(manifest: Mapping[str, Any]) -> tuple[AssetsDefinition, AssetsDefinition]:

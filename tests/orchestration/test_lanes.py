@@ -51,11 +51,16 @@ def test_a_load_counts_as_sent_when_the_syncs_after_it_have_ended(settings: Sett
     accepted = datetime.now(UTC) - timedelta(seconds=10)
     accept(settings, accepted)
     ingest.loader(settings).load()
+    ledger = psycopg2.connect(postgres.start(settings).ledger)
+    with ledger, ledger.cursor() as cursor:
+        cursor.execute("update ledger_info set began_at = now()")
+    assert lanes.micro_batch(settings)["accepted_to_loaded"]["count"] == 0, "nobody acted yet"
+    with ledger, ledger.cursor() as cursor:
+        cursor.execute("update ledger_info set began_at = now() - interval '1 hour'")
     measured = lanes.micro_batch(settings)
     assert measured["accepted_to_loaded"]["p50"] >= 10
     assert measured["accepted_to_sent"]["count"] == 0
 
-    ledger = psycopg2.connect(postgres.start(settings).ledger)
     with ledger, ledger.cursor() as cursor:
         for sync, seconds in (("quick", 20), ("slow", 30), ("slow", 90)):
             cursor.execute(
@@ -63,5 +68,13 @@ def test_a_load_counts_as_sent_when_the_syncs_after_it_have_ended(settings: Sett
                 "finished_at) values (%s, 'd', true, 'done', '{}', now(), %s)",
                 [sync, accepted + timedelta(seconds=seconds)],
             )
+        cursor.execute(
+            "insert into actions (action_key, sync, destination, mode, row_key, payload_hash,"
+            " state, repeatable, lane, event_at, sent_at)"
+            " values ('k', 's', 'd', 'message', 'r', 'h', 'delivered', false, 'batch', %s, %s)",
+            [accepted, accepted + timedelta(seconds=7)],
+        )
     ledger.close()
-    assert lanes.micro_batch(settings)["accepted_to_sent"]["p50"] == pytest.approx(30, abs=0.1)
+    measured = lanes.micro_batch(settings)
+    assert measured["accepted_to_sent"]["p50"] == pytest.approx(30, abs=0.1)
+    assert measured["messages"]["s"]["p95"] == pytest.approx(7, abs=0.1)

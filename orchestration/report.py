@@ -144,7 +144,7 @@ def _print_lanes(measured: dict[str, dict[str, Any]], console: Console) -> None:
         title = f"{lane.replace('_', '-').capitalize()}, seconds in the last hour"
         shown = table(title, "from … to …", "count", *_SHARES, right=("count", *_SHARES))
         named = {name.replace("_", " "): one for name, one in stages.items() if name != "messages"}
-        named |= {f"fired to sent, {sync}": one for sync, one in stages["messages"].items()}
+        named |= {f"fired to {sync}": one for sync, one in stages["messages"].items()}
         for name, found in named.items():
             if found["count"]:
                 cells = (f"{found[share]:.2f}" for share in _SHARES)

@@ -106,7 +106,9 @@ def test_the_ledger_says_which_lane_recorded_it(
     pusher.run(spec, lake)
     with ledger.engine.connect() as connection:
         lanes = connection.execute(sa.select(actions.c.trigger_id, actions.c.lane)).all()
+        keys = set(connection.scalars(sa.select(actions.c.action_key)))
     assert dict(lanes) == {"a": "hot", "b": "batch"}  # type: ignore[arg-type]
+    assert ledger.recorded([*keys, "never"]) == keys
 
 
 def test_only_what_was_asked_for_leaves(pusher: Pusher, vendor: Vendor, lake: Lake) -> None:

@@ -31,6 +31,12 @@ SHARED = ":memory:signalbox"
 # Of each file of the models. Rows that are looked up by customer lie by customer, and nothing but
 # the bounds is read of a row group that holds none of those asked for.
 ROW_GROUP_ROWS = 8_192
+# Of the catalog's tables, what the rows of one of the lake's tables are looked up by.
+CATALOG_INDEXES = {
+    "ducklake_data_file": "table_id",
+    "ducklake_delete_file": "table_id",
+    "ducklake_file_column_stats": "table_id, column_id",
+}
 LOCK_POLL_SECONDS = 0.1
 MAINTENANCE_WAITS = 600.0
 WRITER_LOCK = 0x5167_6E61  # any fixed number; it names the lock within the catalog database
@@ -222,7 +228,8 @@ def writer(
 
 
 def ensure_layout(settings: Settings) -> None:
-    """Have the models written in small row groups: a few customers are found in few rows."""
+    """Have a few customers found in few rows (small row groups), and files by indexes."""
+    _index_catalog(settings)
     with connect(settings, read_only=False) as connection:
         set_already = connection.execute(
             "select 1 from ducklake_options($catalog) where option_name = 'parquet_row_group_size'"
@@ -234,6 +241,35 @@ def ensure_layout(settings: Settings) -> None:
                 f"call {CATALOG}.set_option('parquet_row_group_size', {ROW_GROUP_ROWS},"
                 f" schema => '{SCHEMA}')"
             )
+
+
+def _index_catalog(settings: Settings) -> None:
+    """Give Postgres indexes for what every read asks: a table's files, and their bounds by column.
+
+    DuckLake makes none, and the files that a week's batches wrote stand in the catalog until their
+    snapshots expire, long after they were merged.
+    """
+    import psycopg2
+
+    wanted = {f"{table}_by_table": table for table in CATALOG_INDEXES}
+    connection = psycopg2.connect(postgres.start(settings).lake)
+    try:
+        with connection, connection.cursor() as cursor:
+            # Looked for first: to create one waits for whoever writes, even where it is there.
+            cursor.execute(
+                "select indexname from pg_indexes where indexname = any(%s)", (list(wanted),)
+            )
+            missing = wanted.keys() - {name for (name,) in cursor.fetchall()}
+            if missing:
+                # Of two processes that start at once the second would fail.
+                cursor.execute("select pg_advisory_xact_lock(hashtext('catalog indexes'))")
+            for name in sorted(missing):
+                table = wanted[name]
+                cursor.execute(
+                    f"create index if not exists {name} on {table} ({CATALOG_INDEXES[table]})"
+                )
+    finally:
+        connection.close()
 
 
 def columns(connection: DuckDBPyConnection) -> dict[str, set[str]]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import duckdb
+import psycopg2
 import pytest
 
-from orchestration import dbt, lake, warehouse
+from orchestration import dbt, lake, postgres, warehouse
 from orchestration.settings import Settings
 
 HOLDER = """
@@ -184,6 +186,18 @@ def test_models_lie_in_small_parts_by_the_columns_they_are_looked_up_by(settings
         ).fetchone()
     assert len(kept) == 3 * rows and kept == sorted(kept)
     assert groups == (3,)
+
+
+def test_a_tables_files_and_their_bounds_are_found_by_indexes(settings: Settings) -> None:
+    warehouse.ensure(settings)
+    lake.ensure_layout(settings)
+    with closing(psycopg2.connect(postgres.start(settings).lake)) as session:
+        cursor = session.cursor()
+        cursor.execute("set enable_seqscan = off")
+        for table, columns in lake.CATALOG_INDEXES.items():
+            condition = " and ".join(f"{column} = 1" for column in columns.split(", "))
+            cursor.execute(f"explain select * from {table} where {condition}")
+            assert f"{table}_by_table" in str(cursor.fetchall())
 
 
 REFUSED = [

@@ -198,6 +198,10 @@ def sandbox(
 
 def warm() -> None:
     """Wait, with everything imported, and execute runs by forks. `signalbox up` starts it."""
+    from orchestration import allocator
+
+    allocator.keep_memory()
+
     from orchestration import warm
 
     warm.serve(load_settings())

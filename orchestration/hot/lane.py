@@ -39,7 +39,9 @@ CATCH_UP_SECONDS = 30.0
 STAGE_PAUSE = 0.06  # seconds between, so that many are taken in at once; they cost little more
 MAX_GROUPS = 1_000  # customers run at a time
 QUICK_SECONDS = 0.3  # what these may take, about
-QUICK_PAUSE = 0.3  # seconds from one beginning to the next, so that many are run at once
+QUICK_PAUSE = 0.3  # seconds from one beginning to the next, so that many are run at once, and
+QUICK_SHARE = 0.15  # of the time that these may run, about, while fewer wait than are run at once,
+QUICK_REST = 1.0  # seconds that this may make of the pause
 SLOW_SECONDS = 0.2  # what the models with a row for each day may take at a time, about
 SLOW_GROUPS = 40  # customers whom they may be run over at a time, whatever that takes
 SLOW_PAUSE = 0.5  # seconds from one beginning to the next, so that many are run at once, and
@@ -90,6 +92,8 @@ class Lane:
         self._running: dict[Place, Mapping[int, Touched]] = {}
         self._quick_groups = 100  # how many it has time for
         self._quick_began = self._staged_at = -math.inf
+        self._quick_took = 0.0
+        self._has_fallen_due = False
         # Touched, and not yet run through the models that take a row for each day.
         self._slow: dict[int, Touched] = {}
         self._slow_groups = SLOW_GROUPS
@@ -231,14 +235,21 @@ class Lane:
 
     def _run_quick(self, now: datetime) -> bool:
         """Run what takes little time, over those touched last; false if nothing was begun."""
+        if "middle" in self._jobs or not self.window.pending:
+            return False
         moment = time.monotonic()
-        if "middle" in self._jobs or moment - self._quick_began < QUICK_PAUSE:
+        # Whom somebody waits for are run in front, or fell due. The others need not take from the
+        # micro-batches what a few customers at a time would cost.
+        pause = QUICK_PAUSE
+        if len(self.window.pending) < self._quick_groups and not self._has_fallen_due:
+            pause = max(pause, min(self._quick_took / QUICK_SHARE, QUICK_REST))
+        if moment - self._quick_began < pause:
             return False
+        self._has_fallen_due = False
         marks = self.window.take(self._quick_groups)
-        if not marks:
-            return False
 
         def then(result: Result) -> None:
+            self._quick_took = result.seconds
             self.batches += 1
             self.evaluated += len(result.ran)
             if 2 * len(result.ran) > self._quick_groups:  # a few say nothing of many
@@ -319,7 +330,7 @@ class Lane:
             return False
         moment = time.monotonic()
         rested = moment - self._slow_began > max(SLOW_PAUSE, self._slow_took / SLOW_SHARE)
-        quiet = moment - self._quick_began > QUIET_SECONDS
+        quiet = not self.window.pending and moment - self._quick_began > QUIET_SECONDS
         backlog = self.behind or len(self.window.pending) > self._quick_groups
         if not self._slow or backlog or not (rested or quiet):
             return False
@@ -372,6 +383,7 @@ class Lane:
             number = self.window.group_of_customer(customer)
             if number is not None:
                 self.window.touch(number, Touched(self.position - 1, due_at.timestamp()))
+                self._has_fallen_due = True
 
     def _wait_for(self, customer: int, due_at: datetime) -> None:
         if (due_at, customer) not in self._known_due:

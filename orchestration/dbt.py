@@ -306,8 +306,11 @@ def _call(
         return succeeded(runner.invoke(command))
     from orchestration.dbt_kept import same_project
 
-    with same_project(kept, tuple(args)):
-        return succeeded(runner.invoke(command))
+    with same_project(kept, tuple(args)) as write_files:
+        result = runner.invoke(command)
+        if not result.success:
+            write_files()
+        return succeeded(result)
 
 
 def succeeded(result: Any) -> Any:

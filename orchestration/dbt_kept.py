@@ -2,19 +2,21 @@
 
 For a process that runs the same command again and again upon one manifest: the graph of all nodes
 with its tests' edges, which of them the command's arguments select, and dbt's own plug-ins. The
-selection must follow from arguments and manifest alone, which `state:` and `result:` do not.
+selection must follow from arguments and manifest alone, which `state:` and `result:` do not. The SQL
+that dbt writes into files for people to read is written if something failed.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 from dbt import selected_resources
 from dbt.compilation import Compiler
+from dbt.contracts.graph.nodes import ParsedNode
 from dbt.contracts.graph.manifest import Manifest
 from dbt.graph import Graph
 from dbt.graph.queue import GraphQueue
@@ -29,9 +31,13 @@ _selected: dict[tuple[str, ...], tuple[Any, frozenset[str]]] = {}
 
 
 @contextmanager
-def same_project(manifest: Manifest, args: tuple[str, ...]) -> Iterator[None]:
-    """A `build` of `manifest` with these arguments, run in this block, uses what is kept of it."""
-    compile_all, select = Compiler.compile, BuildTask.get_graph_queue
+def same_project(manifest: Manifest, args: tuple[str, ...]) -> Iterator[Callable[[], None]]:
+    """A `build` of `manifest` with these arguments, run in this block, uses what is kept of it.
+
+    What it hands over writes the files.
+    """
+    compile_all, select, write = Compiler.compile, BuildTask.get_graph_queue, ParsedNode.write_node
+    files: list[tuple[ParsedNode, str, str, str]] = []
 
     def compile_once(self: Compiler, of: Manifest, write: bool = True, **options: bool) -> Graph:
         global _graph
@@ -54,15 +60,24 @@ def same_project(manifest: Manifest, args: tuple[str, ...]) -> Iterator[None]:
         selected_resources.set_selected_resources(set(nodes))
         return GraphQueue(graph.copy(), manifest, set(nodes))
 
+    def write_later(node: ParsedNode, project_root: str, path: str, code: str) -> None:
+        files.append((node, project_root, path, code))
+
+    def write_files() -> None:
+        for node, project_root, path, code in files:
+            write(node, project_root, path, code)
+
     with _mutex:
         _forget_others(manifest)
         stock = PluginManager.__dict__["get_prefixed_modules"]
         PluginManager.get_prefixed_modules = _plug_ins
         Compiler.compile, BuildTask.get_graph_queue = compile_once, select_once
+        ParsedNode.write_node = write_later
         try:
-            yield
+            yield write_files
         finally:
             Compiler.compile, BuildTask.get_graph_queue = compile_all, select
+            ParsedNode.write_node = write
             PluginManager.get_prefixed_modules = stock
 
 

@@ -35,7 +35,7 @@ def relay(settings: Settings) -> list[Process]:
 def hot() -> Process:
     """The hot lane. Nobody waits for it: what it misses the micro-batch does."""
     command = [sys.executable, "-m", "orchestration.cli", "hot"]
-    return Process("hot", command, env=_ENV, renews=True)
+    return Process("hot", command, env=_STANDING, renews=True)
 
 
 def sandbox(settings: Settings) -> Process:

@@ -20,6 +20,8 @@ from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from orchestration.hot.history import History, Snapshot
 from orchestration.hot.project import FACTS, IDENTITY, HotError, Project
 from orchestration.hot.sender import Messages, Sender, key_of
@@ -47,7 +49,7 @@ SLOW_GROUPS = 40  # customers whom they may be run over at a time, whatever that
 SLOW_PAUSE = 0.5  # seconds from one beginning to the next, so that many are run at once, and
 SLOW_SHARE = 0.15  # of the time that these may run, about, while events come
 QUIET_SECONDS = 1.0  # without an event, after which a backlog of these is worked off at once
-POLL_SECONDS = 0.005
+POLL_SECONDS = 0.01
 BROKER_POLL_SECONDS = 0.05
 FOLLOW_SECONDS = 30.0
 LATE_SECONDS = 5.0  # an event that waited longer may have caused what has expired meanwhile
@@ -94,6 +96,10 @@ class Lane:
         self._quick_began = self._staged_at = -math.inf
         self._quick_took = 0.0
         self._has_fallen_due = False
+        # Looked at, and not yet taken in.
+        self._peeked: list[tuple[int, bytes]] = []
+        self._peeked_urgent = False
+        self._urgent_names = [msgspec.json.encode(name) for name in project.urgent_events]
         # Touched, and not yet run through the models that take a row for each day.
         self._slow: dict[int, Touched] = {}
         self._slow_groups = SLOW_GROUPS
@@ -158,6 +164,7 @@ class Lane:
                 f"that is kept is {first}; load and build first (signalbox load, signalbox build)"
             )
         self.position = max(self.position, first)
+        self._peeked = []
         for customer, due_at in snapshot.waiting:
             self._wait_for(customer, due_at)
 
@@ -235,15 +242,8 @@ class Lane:
 
     def _run_quick(self, now: datetime) -> bool:
         """Run what takes little time, over those touched last; false if nothing was begun."""
-        if "middle" in self._jobs or not self.window.pending:
-            return False
         moment = time.monotonic()
-        # Whom somebody waits for are run in front, or fell due. The others need not take from the
-        # micro-batches what a few customers at a time would cost.
-        pause = QUICK_PAUSE
-        if len(self.window.pending) < self._quick_groups and not self._has_fallen_due:
-            pause = max(pause, min(self._quick_took / QUICK_SHARE, QUICK_REST))
-        if moment - self._quick_began < pause:
+        if not self.window.pending or not self._may_run_quick(moment):
             return False
         self._has_fallen_due = False
         marks = self.window.take(self._quick_groups)
@@ -266,6 +266,17 @@ class Lane:
         self._quick_began = moment
         self._run("middle", marks, now, self.project.quick_models, then)
         return True
+
+    def _may_run_quick(self, moment: float) -> bool:
+        """Whether it is time for the middle.
+
+        Whom somebody waits for are run in front, or fell due. The others need not take from the
+        micro-batches what it costs to run a few at a time.
+        """
+        pause = QUICK_PAUSE
+        if len(self.window.pending) < self._quick_groups and not self._has_fallen_due:
+            pause = max(pause, min(self._quick_took / QUICK_SHARE, QUICK_REST))
+        return "middle" not in self._jobs and moment - self._quick_began >= pause
 
     def _forget_facts(self) -> None:
         if all(sender.idle for sender in self._senders.values()):
@@ -360,20 +371,35 @@ class Lane:
         moment = time.monotonic()
         if self.end <= self.position or not self.window.has_room():
             return False
-        if self.behind < CHUNK and moment - self._staged_at < STAGE_PAUSE:
-            return False
+        if self.behind < CHUNK:
+            if moment - self._staged_at < STAGE_PAUSE:
+                return False
+            # Few that nobody waits for are taken in when the models are run over them.
+            if not self._is_urgent() and not self._may_run_quick(moment):
+                return False
         self._staged_at = moment
         deadline = time.monotonic() + 1.0
         while self.position < self.end and time.monotonic() < deadline:
-            records = self._reader.read(self.position, CHUNK)
+            records = self._peeked or self._reader.read(self.position, CHUNK)
             if not records:
                 break
+            self._peeked = []
             self.window.stage(records)
             self.position = records[-1][0] + 1
             self.events += len(records)
             if len(records) < CHUNK:
                 break
         return True
+
+    def _is_urgent(self) -> bool:
+        """Look at what has come: whether it names an event at which a signal may fire at once."""
+        seen = self._peeked
+        fresh = self._reader.read(seen[-1][0] + 1 if seen else self.position, CHUNK)
+        self._peeked = seen + fresh
+        self._peeked_urgent = bool(seen and self._peeked_urgent) or any(
+            name in record for _, record in fresh for name in self._urgent_names
+        )
+        return self._peeked_urgent
 
     def _fall_due(self) -> None:
         now = self._clock()

@@ -3,11 +3,34 @@
     select
         customer_id,
         max(changed_seq) as changed_seq
-    from {{ ref('identity_map') }}
+    from {{ touched_ids() }}
     {%- if is_incremental() %}
     where {{ is_touched() }}
     {%- endif %}
     group by customer_id
+{%- endmacro %}
+
+{# The rows of identity_map among which is_touched() is asked. In a micro-batch, whose models all ask the same, these
+   are read from the lake once. #}
+{% macro touched_ids() -%}
+    {%- if not (execute and var('one_transaction') and is_incremental()) or day_has_rolled() -%}
+        {{ return(ref('identity_map')) }}
+    {%- endif -%}
+    {%- set name = 'touched_ids_' ~ (watermark() if watermark() >= 0 else 'all') -%}
+    {%- set kept = graph.get('signalbox_touched_ids', {}) -%}
+    {%- if kept.get('invocation_id') != invocation_id -%}
+        {%- do kept.clear() -%}
+        {%- do kept.update({'invocation_id': invocation_id, 'names': []}) -%}
+        {%- do graph.update({'signalbox_touched_ids': kept}) -%}
+    {%- endif -%}
+    {%- if name not in kept['names'] -%}
+        {%- do run_query(
+            'create or replace temporary table ' ~ name ~ ' as select customer_id, solo_customer_id, changed_seq from '
+            ~ ref('identity_map') ~ ' where changed_seq > ' ~ watermark()
+        ) -%}
+        {%- do kept['names'].append(name) -%}
+    {%- endif -%}
+    {{ return(name) }}
 {%- endmacro %}
 
 {# Of a model by customer that tells changed_seq: the condition on its rows that were built anew for the customers
@@ -59,7 +82,7 @@
     {%- set columns = args['dest_columns'] | map(attribute='quoted') | join(', ') -%}
     delete from {{ args['target_relation'] }}
     where customer_id in (
-        select solo_customer_id from {{ ref('identity_map') }} where {{ is_touched() }}
+        select solo_customer_id from {{ touched_ids() }} where {{ is_touched() }}
         union all
         select customer_id from {{ args['temp_relation'] }}
     );

@@ -246,8 +246,8 @@ def ensure_layout(settings: Settings) -> None:
 def _index_catalog(settings: Settings) -> None:
     """Give Postgres indexes for what every read asks: a table's files, and their bounds by column.
 
-    DuckLake makes none, and the files that a week's batches wrote stand in the catalog until their
-    snapshots expire, long after they were merged.
+    DuckLake makes none, and what micro-batches wrote stands in the catalog until their snapshots
+    expire, long after it was merged.
     """
     import psycopg2
 
@@ -291,7 +291,10 @@ def maintain(
     holder: str = "maintenance",
     on_wait: Callable[[str], object] | None = None,
 ) -> dict[str, int]:
-    """Merge small files, drop snapshots older than a week, remove files nobody can read any more.
+    """Merge small files, thin out snapshots, remove files nobody can read any more.
+
+    Of the last hour every snapshot is kept, and of the last week the last one of each hour: each
+    micro-batch leaves one, and what they alone can read makes every look at the catalog dearer.
 
     It becomes the writer for one table at a time, so that a micro-batch need not wait for all of
     them. Files that were dropped are kept for a day: a reader may still be on its way through them.
@@ -337,14 +340,25 @@ def maintain(
                 done["tables_merged"] += call("merge_adjacent_files", *place)
             time.sleep(2 * LOCK_POLL_SECONDS)  # whoever waits for the lock takes it now
         with writer(settings, holder, wait_seconds=MAINTENANCE_WAITS, on_wait=on_wait):
-            done["snapshots_expired"] = call(
-                "expire_snapshots", "older_than => now() - interval '7 days'"
-            )
+            versions = [version for (version,) in connection.execute(_DISPENSABLE).fetchall()]
+            if versions:
+                done["snapshots_expired"] = call("expire_snapshots", f"versions => {versions}")
             done["files_removed"] = call(
                 "cleanup_old_files", "older_than => now() - interval '1 day'"
             )
     _sweep(settings)
     return done
+
+
+_DISPENSABLE = f"""
+select snapshot_id from ducklake_snapshots('{CATALOG}')
+where snapshot_time < now() - interval '1 hour'
+qualify
+    snapshot_time < now() - interval '7 days'
+    or row_number() over (
+        partition by date_trunc('hour', snapshot_time) order by snapshot_id desc
+    ) > 1
+"""
 
 
 def _is_there(connection: DuckDBPyConnection, schema: str, table: str) -> bool:

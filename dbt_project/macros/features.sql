@@ -84,7 +84,7 @@
 {# The habits of login_habits as of the last moment of each day that told of them, a select of one row per customer
    of `customers` and day up to `until`; days before `first_day`, if given, count as that day. -1 is unknown: null
    would be skipped, and an older value told instead. `among` is a condition on `habits` that holds for all of these. #}
-{% macro habits_by_day(customers, until, first_day=none, among='1 = 1') -%}
+{% macro habits_by_day(customers, until, first_day=none, relation=none, among='1 = 1') -%}
     {%- set day = utc_date('habits.event_at') -%}
     {%- if first_day -%}
         {%- set day = 'greatest(' ~ day ~ ', ' ~ first_day ~ ')' -%}
@@ -95,7 +95,7 @@
         {% for name in habit_features() -%}
             {{ latest_value('coalesce(habits.' ~ name ~ ', -1)', 'habits.event_at') }} as {{ name }}{{ ',' if not loop.last }}
         {% endfor -%}
-    from {{ ref('login_habits') }} as habits
+    from {{ relation or ref('login_habits') }} as habits
     inner join {{ customers }} as customers on habits.customer_id = customers.customer_id
     where {{ utc_date('habits.event_at') }} <= {{ until }} and {{ among }}
     group by habits.customer_id, {{ day }}

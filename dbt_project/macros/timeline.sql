@@ -41,7 +41,7 @@ staged_events as (
             else 'desktop'
         end as device,
         coalesce(catalog.is_activity, events.type in ('track', 'page', 'screen')) as is_activity
-    from {{ ref('stg_events') }} as events
+    from {{ rebuilt('stg_events') if known else ref('stg_events') }} as events
     inner join ids on events.id_key = ids.id_key
     left join catalog on events.event = catalog.event
     -- What Signalbox itself says about ids is no step of theirs.

@@ -3,34 +3,32 @@
     select
         customer_id,
         max(changed_seq) as changed_seq
-    from {{ touched_ids() }}
+    from {{ rebuilt('identity_map') }}
     {%- if is_incremental() %}
     where {{ is_touched() }}
     {%- endif %}
     group by customer_id
 {%- endmacro %}
 
-{# The rows of identity_map among which is_touched() is asked. In a micro-batch, whose models all ask the same, these
-   are read from the lake once. #}
-{% macro touched_ids() -%}
-    {%- if not (execute and var('one_transaction') and is_incremental()) or day_has_rolled() -%}
-        {{ return(ref('identity_map')) }}
+{# A parent of which a model reads only what this build makes: rows behind watermark(), or of the customers it
+   recomputes, all of them. In a micro-batch, which has just made these, they are read from memory and not from the
+   lake, where each look costs one at its catalog and one at its files. #}
+{% macro rebuilt(parent) -%}
+    {%- set relation = ref(parent) -%}
+    {%- set made = graph.get('signalbox_made_rows', {}) -%}
+    {%- if execute and made.get('invocation_id') == invocation_id and parent in made and is_incremental()
+            and not day_has_rolled() and build_state().get(parent, {}).get('log_seq', 0) <= watermark() -%}
+        {{ return(made[parent]) }}
     {%- endif -%}
-    {%- set name = 'touched_ids_' ~ (watermark() if watermark() >= 0 else 'all') -%}
-    {%- set kept = graph.get('signalbox_touched_ids', {}) -%}
-    {%- if kept.get('invocation_id') != invocation_id -%}
-        {%- do kept.clear() -%}
-        {%- do kept.update({'invocation_id': invocation_id, 'names': []}) -%}
-        {%- do graph.update({'signalbox_touched_ids': kept}) -%}
+    {{ return(relation) }}
+{%- endmacro %}
+
+{# Notes where the rows are that a model has just made of those whom this run recomputes. #}
+{% macro note_made_rows(temp_relation) -%}
+    {%- if graph.get('signalbox_made_rows', {}).get('invocation_id') != invocation_id -%}
+        {%- do graph.update({'signalbox_made_rows': {'invocation_id': invocation_id}}) -%}
     {%- endif -%}
-    {%- if name not in kept['names'] -%}
-        {%- do run_query(
-            'create or replace temporary table ' ~ name ~ ' as select customer_id, solo_customer_id, changed_seq from '
-            ~ ref('identity_map') ~ ' where changed_seq > ' ~ watermark()
-        ) -%}
-        {%- do kept['names'].append(name) -%}
-    {%- endif -%}
-    {{ return(name) }}
+    {%- do graph['signalbox_made_rows'].update({model.name: temp_relation}) -%}
 {%- endmacro %}
 
 {# Of a model by customer that tells changed_seq: the condition on its rows that were built anew for the customers
@@ -82,7 +80,7 @@
     {%- set columns = args['dest_columns'] | map(attribute='quoted') | join(', ') -%}
     delete from {{ args['target_relation'] }}
     where customer_id in (
-        select solo_customer_id from {{ touched_ids() }} where {{ is_touched() }}
+        select solo_customer_id from {{ rebuilt('identity_map') }} where {{ is_touched() }}
         union all
         select customer_id from {{ args['temp_relation'] }}
     );

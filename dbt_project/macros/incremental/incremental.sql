@@ -27,6 +27,7 @@
             'unique_key': config.get('unique_key'), 'incremental_predicates': config.get('incremental_predicates'),
         }) }}
     {%- endcall -%}
+    {%- do note_made_rows(temp_relation) -%}
     {%- do adapter.commit() -%}
     {{ return({'relations': [target_relation]}) }}
 {%- endmaterialization %}

@@ -25,7 +25,7 @@ events as (
             when timeline.event = 'Page Viewed' and timeline.page_path like '{{ var("category_path") }}_%'
                 then substr(timeline.page_path, {{ var('category_path') | length + 1 }})
         end) as category
-    from {{ ref('customer_timeline') }} as timeline
+    from {{ rebuilt('customer_timeline') }} as timeline
     inner join touched_customers on timeline.customer_id = touched_customers.customer_id
     where timeline.is_activity and {{ is_rebuilt('timeline', 'customer_timeline') }}
 ),

@@ -18,7 +18,7 @@ touched_customers as (
 
 identified_customers as (
     select distinct identity_map.customer_id
-    from {{ ref('identity_map') }} as identity_map
+    from {{ rebuilt('identity_map') }} as identity_map
     inner join touched_customers on identity_map.customer_id = touched_customers.customer_id
     where identity_map.is_identified
 ),
@@ -40,7 +40,7 @@ events as (
             when timeline.event = 'Subscription Expiring'
                 then {{ utc_date(json_timestamp('timeline.properties', 'expires_at')) }}
         end as subscription_expiry_day
-    from {{ ref('customer_timeline') }} as timeline
+    from {{ rebuilt('customer_timeline') }} as timeline
     inner join identified_customers on timeline.customer_id = identified_customers.customer_id
     where timeline.event_date <= {{ as_of_date() }} and {{ is_rebuilt('timeline', 'customer_timeline') }}
 ),
@@ -52,7 +52,8 @@ happened as (
 
 habits as (
     {{ habits_by_day(
-        'identified_customers', as_of_date(), first_day=rolled_day, among=is_rebuilt('habits', 'login_habits')
+        'identified_customers', as_of_date(), first_day=rolled_day,
+        relation=rebuilt('login_habits'), among=is_rebuilt('habits', 'login_habits')
     ) }}
 ),
 

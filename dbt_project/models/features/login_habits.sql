@@ -17,7 +17,7 @@ events as (
         timeline.event = 'Logged In' as is_login,
         {{ is_cancellation_page('timeline') }} as is_cancellation_page,
         {{ is_core_feature('timeline') }} as is_core_feature
-    from {{ ref('customer_timeline') }} as timeline
+    from {{ rebuilt('customer_timeline') }} as timeline
     inner join touched_customers on timeline.customer_id = touched_customers.customer_id
     where timeline.is_activity and {{ is_rebuilt('timeline', 'customer_timeline') }}
 ),

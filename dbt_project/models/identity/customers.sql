@@ -16,7 +16,7 @@ ids as (
         identity_map.first_event_at,
         identity_map.first_seen_at,
         identity_map.is_identified
-    from {{ ref('identity_map') }} as identity_map
+    from {{ rebuilt('identity_map') }} as identity_map
     inner join touched_customers on identity_map.customer_id = touched_customers.customer_id
 ),
 

@@ -9,7 +9,7 @@ events as (
         event_at,
         event,
         properties
-    from {{ ref('stg_events') }}
+    from {{ rebuilt('stg_events') }}
     where
         source = 'signalbox'
         and event in ('Identity Split', 'Identity Split Undone')

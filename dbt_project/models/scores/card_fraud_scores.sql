@@ -26,7 +26,7 @@ messages as (
         {{ json_number('timeline.properties', 'lat') }} as lat,
         {{ json_number('timeline.properties', 'lon') }} as lon,
         coalesce({{ json_string('timeline.properties', 'status') }}, 'approved') = 'approved' as is_approved
-    from {{ ref('customer_timeline') }} as timeline
+    from {{ rebuilt('customer_timeline') }} as timeline
     inner join touched_customers on timeline.customer_id = touched_customers.customer_id
     where timeline.event = 'Card Transaction' and {{ is_rebuilt('timeline', 'customer_timeline') }}
 ),

@@ -10,7 +10,7 @@ touched_customers as (
 ),
 
 features as (
-    {{ churn_features() }}
+    {{ churn_features(rebuilt('customer_features_daily')) }}
     inner join touched_customers on features.customer_id = touched_customers.customer_id
     where {{ is_rebuilt('features', 'customer_features_daily') }}
 ),

@@ -12,7 +12,7 @@ events as (
         email,
         timezone,
         traits
-    from {{ ref('stg_events') }}
+    from {{ rebuilt('stg_events') }}
     where
         type = 'identify'
         {% if is_incremental() %}

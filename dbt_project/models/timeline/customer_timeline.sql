@@ -10,7 +10,7 @@ ids as (
     select
         identity_map.id_key,
         identity_map.customer_id
-    from {{ ref('identity_map') }} as identity_map
+    from {{ rebuilt('identity_map') }} as identity_map
     inner join touched_customers on identity_map.customer_id = touched_customers.customer_id
 ),
 
@@ -19,7 +19,7 @@ ids as (
     former_names as (
         select distinct timeline.customer_id
         from {{ this }} as timeline
-        where timeline.customer_id in (select solo_customer_id from {{ ref('identity_map') }} where {{ is_touched() }})
+        where timeline.customer_id in (select solo_customer_id from {{ rebuilt('identity_map') }} where {{ is_touched() }})
     ),
 
     -- Those of the micro-batch come from stg_events; those before are in this table, where they lie by customer.

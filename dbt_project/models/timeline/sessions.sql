@@ -15,7 +15,7 @@ events as (
         timeline.channel,
         timeline.device,
         timeline.page_path
-    from {{ ref('customer_timeline') }} as timeline
+    from {{ rebuilt('customer_timeline') }} as timeline
     inner join touched_customers on timeline.customer_id = touched_customers.customer_id
     where timeline.session_id is not null and {{ is_rebuilt('timeline', 'customer_timeline') }}
 )

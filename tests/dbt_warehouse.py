@@ -133,6 +133,15 @@ class Warehouse:
                 )
                 connection.execute(MARK_REPEATS)
 
+    def batch(self, *args: str, as_of: datetime) -> None:
+        """Run one dbt command as a micro-batch does, in one transaction."""
+        from orchestration.dbt_transaction import one_transaction
+
+        with one_transaction() as begun:
+            self.dbt(*args, as_of=as_of, one_transaction=True)
+            for transaction in begun:
+                transaction.end(commit=True)
+
     def dbt(self, *args: str, as_of: datetime | None = None, **variables: Any) -> Any:
         """Run one dbt command; fails the test with dbt's own words."""
         from dbt.cli.main import dbtRunner

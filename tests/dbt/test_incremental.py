@@ -53,6 +53,23 @@ def test_many_small_loads_equal_one_full_refresh(warehouse: Warehouse, seed: int
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("seed", [4, 5])
+def test_micro_batches_equal_one_full_refresh(warehouse: Warehouse, seed: int) -> None:
+    """They read from memory what they made themselves, and not what a build made that left out
+    some models, which then have more to read than the batch has made.
+    """
+    deliveries = arrivals(seed, with_splits(seed, stream(seed)), batches=5)
+    warehouse.load(deliveries[0])
+    warehouse.dbt("seed")
+    models = incremental_models(warehouse.dbt("run", "--exclude", "tag:after_sync", as_of=NOW))
+    left_out = [[], [], ["sessions", "customers"], ["customer_timeline+", "customers"], []]
+    for place, delivery in enumerate(deliveries[1:], start=1):
+        warehouse.load(delivery)
+        warehouse.batch("run", *STEADY, *left_out[place], as_of=NOW)
+    assert_equal_to_full_refresh(warehouse, models, NOW)
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("seed", [11, 12])
 def test_equal_while_time_passes(warehouse: Warehouse, seed: int) -> None:
     """Days roll, carts fall due between builds, and the last build has no new event at all."""

@@ -1,7 +1,7 @@
 {# dbt-duckdb's list of a schema's relations; in a micro-batch from the lake's own catalog. DuckDB's would count the rows
    of every table, which the lake asks for anew after each commit. #}
 {% macro duckdb__list_relations_without_caching(schema_relation) -%}
-    {%- if not var('one_transaction') -%}
+    {%- if not (var('one_transaction') and adapter.is_ducklake(schema_relation)) -%}
         {{ return(dbt.duckdb__list_relations_without_caching(schema_relation)) }}
     {%- endif -%}
     {%- set catalog = '__ducklake_metadata_' ~ schema_relation.database -%}

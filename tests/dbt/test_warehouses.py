@@ -164,9 +164,10 @@ def test_seeds_have_the_types_of(dialect: str) -> None:
 
 def _dispatch_to(dialect: str, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
     """Choose the project's macros for a dialect; those that dbt itself needs stay DuckDB's."""
-    names = [macro.name for macro in warehouse.manifest().macros.values()
-             if macro.package_name == "signalbox"]  # fmt: skip
-    dispatched = {name.partition("__")[2] for name in names}
+    macros = warehouse.manifest().macros.values()
+    names = {macro.name for macro in macros if macro.package_name == "signalbox"}
+    dbt_needs = {macro.name for macro in macros if macro.package_name != "signalbox"}
+    dispatched = {name.partition("__")[2] for name in names - dbt_needs}
     wrapper = providers.BaseDatabaseWrapper
     dispatch, prefixes = wrapper.dispatch, wrapper._get_adapter_macro_prefixes
     asked: list[str] = []

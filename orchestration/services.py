@@ -80,7 +80,7 @@ def dagster(settings: Settings) -> list[Process]:
         ),
         Process(
             "daemon",
-            [*_PYTHON, "dagster._daemon", "run", "-w", workspace],
+            [*_PYTHON, "orchestration.daemon", "run", "-w", workspace],
             env=_STANDING,
             second=True,
         ),

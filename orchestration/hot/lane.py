@@ -4,8 +4,9 @@ Each turn takes in what the log has grown by, adds the customers for whom a time
 with what has run meanwhile, and runs more, in three places. In front are those of whom a signal may
 fire now, as `fires_on` of the signals says, and what these signals need: the turn waits for it.
 Beside the turns run in the middle all that were touched, the latest first, and aside, with more
-patience, what takes a row for each day. Everything of a customer is run at once, so the order of a
-customer's events is kept whatever the order of the customers.
+patience, what takes a row for each day; where there are few, all of it in the middle. Everything of
+a customer is run at once, so the order of a customer's events is kept whatever the order of the
+customers. Events for which nobody waits rest in the log until the middle is run.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ MAX_GROUPS = 1_000  # customers run at a time
 QUICK_SECONDS = 0.3  # what these may take, about
 QUICK_PAUSE = 0.3  # seconds from one beginning to the next, so that many are run at once, and
 QUICK_SHARE = 0.15  # of the time that these may run, about, while fewer wait than are run at once,
-QUICK_REST = 1.0  # seconds that this may make of the pause
+QUICK_REST = 1.2  # seconds that this may make of the pause
+FEW_GROUPS = 40  # customers over whom all models are run at once
 SLOW_SECONDS = 0.2  # what the models with a row for each day may take at a time, about
 SLOW_GROUPS = 40  # customers whom they may be run over at a time, whatever that takes
 SLOW_PAUSE = 0.5  # seconds from one beginning to the next, so that many are run at once, and
@@ -247,24 +249,30 @@ class Lane:
             return False
         self._has_fallen_due = False
         marks = self.window.take(self._quick_groups)
+        models = self.project.quick_models
+        # Of a few, the rest is run along with it: that costs less than to run them aside as well.
+        are_few = len(marks) <= FEW_GROUPS and not self._slow and "aside" not in self._jobs
+        if are_few:
+            models |= self._slow_models
 
         def then(result: Result) -> None:
             self._quick_took = result.seconds
             self.batches += 1
             self.evaluated += len(result.ran)
-            if 2 * len(result.ran) > self._quick_groups:  # a few say nothing of many
+            # A few say nothing of many.
+            if 2 * len(result.ran) > self._quick_groups and not are_few:
                 fitting = int(len(result.ran) * QUICK_SECONDS / result.seconds)
                 self._quick_groups = max(50, min(fitting, 2 * self._quick_groups, MAX_GROUPS))
             for customer, due_at in result.waiting():
                 if due_at > now:
                     self._wait_for(customer, due_at)
-            self._act("middle", result, self.project.quick_models)
-            if self._slow_specs:
+            self._act("middle", result, models)
+            if self._slow_specs and not are_few:
                 self._slow |= {one.number: one.touched for one in result.ran.values()}
 
         self._forget_facts()
         self._quick_began = moment
-        self._run("middle", marks, now, self.project.quick_models, then)
+        self._run("middle", marks, now, models, then)
         return True
 
     def _may_run_quick(self, moment: float) -> bool:

@@ -490,6 +490,7 @@ def test_nobody_waits_for_a_turn_aside_because_turns_take_long(
     with closing(empty.fresh()) as window:
         lane, slack = lane_of(empty, window, tmp_path, monkeypatch)
         monkeypatch.setattr(lanes, "SLOW_SECONDS", 0.0)  # whatever is run takes longer
+        monkeypatch.setattr(lanes, "FEW_GROUPS", 0)
         for turn in range(3):
             leaver, first = f"leaver{turn}", turn * 1_000
             empty.take([*content(leaver), *leaving(leaver)], first, window)
@@ -535,6 +536,20 @@ def test_what_expired_before_the_lane_came_to_it_is_counted(
             lane.turn()
         solo = "cus_" + md5(b"user:down").hexdigest()[:16]
         assert sender.late == {key_of(spec, solo, "T-down")}
+
+
+def test_of_few_customers_all_is_run_at_once(
+    empty: Hot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(empty.fresh()) as window:
+        lane, slack = lane_of(empty, window, tmp_path, monkeypatch)  # which runs nothing aside
+        empty.take([*content("leaver"), *leaving("leaver")], 0, window)
+        while lane.waiting:
+            lane.turn()
+        assert not lane.slow_waiting
+        while not slack.triggers:
+            lane.turn()
+        assert slack.triggers == [("leaver@example.com", TODAY)]
 
 
 def timeline_of(hot: Hot, user: str) -> int:

@@ -2,8 +2,8 @@
 
 For a process that runs the same command again and again upon one manifest: the graph of all nodes
 with its tests' edges, which of them the command's arguments select, and dbt's own plug-ins. The
-selection must follow from arguments and manifest alone, which `state:` and `result:` do not. The SQL
-that dbt writes into files for people to read is written if something failed.
+selection must follow from arguments and manifest alone, which `state:` and `result:` do not. What
+dbt writes into files for people, the SQL of each node, is written if something failed.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 
 from dbt import selected_resources
 from dbt.compilation import Compiler
-from dbt.contracts.graph.nodes import ParsedNode
 from dbt.contracts.graph.manifest import Manifest
+from dbt.contracts.graph.nodes import ParsedNode
 from dbt.graph import Graph
 from dbt.graph.queue import GraphQueue
 from dbt.plugins.manager import PluginManager

@@ -26,9 +26,8 @@ from orchestration.assets import syncs
 from orchestration.settings import Settings, load_settings
 from orchestration.supervisor import port_answers
 
-# Dagster turns its sensor loop every 5 s, at once after a turn that took longer. An evaluation that
-# waits for news starts the run the moment there are some, and one that waits longer than a turn
-# leaves no time between two turns in which nobody listens.
+# An evaluation that waits for news starts the run the moment there are some, and one that waits
+# longer than a turn of Dagster's loop leaves no time between two turns in which nobody listens.
 LISTEN_SECONDS = 6.0
 POLL_SECONDS = 0.1  # of the log: a few bytes are read
 WATCH_SECONDS = 0.2  # of the run under way: one row

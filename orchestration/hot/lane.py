@@ -401,12 +401,15 @@ class Lane:
 
     def _is_urgent(self) -> bool:
         """Look at what has come: whether it names an event at which a signal may fire at once."""
-        seen = self._peeked
-        fresh = self._reader.read(seen[-1][0] + 1 if seen else self.position, CHUNK)
-        self._peeked = seen + fresh
-        self._peeked_urgent = bool(seen and self._peeked_urgent) or any(
-            name in record for _, record in fresh for name in self._urgent_names
-        )
+        at = self._peeked[-1][0] + 1 if self._peeked else self.position
+        if not self._peeked:
+            self._peeked_urgent = False
+        if self.end > at:
+            fresh = self._reader.read(at, CHUNK)
+            self._peeked += fresh
+            self._peeked_urgent |= any(
+                name in record for _, record in fresh for name in self._urgent_names
+            )
         return self._peeked_urgent
 
     def _fall_due(self) -> None:

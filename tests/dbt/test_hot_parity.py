@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
@@ -536,6 +538,51 @@ def test_what_expired_before_the_lane_came_to_it_is_counted(
             lane.turn()
         solo = "cus_" + md5(b"user:down").hexdigest()[:16]
         assert sender.late == {key_of(spec, solo, "T-down")}
+
+
+class Records(Log):
+    """A log of what was put into it."""
+
+    def __init__(self) -> None:
+        self._records: list[bytes] = []
+
+    def put(self, event: str) -> None:
+        record = {"kind": "event", "source": "web", "message_id": f"m{self.end()}", "type": "track"}
+        record |= {"event": event, "user_id": "ada", "received_at": NOW.isoformat()}
+        record |= {"timestamp": NOW.isoformat(), "payload": json.dumps({"event": event})}
+        self._records.append(json.dumps(record).encode())
+
+    def end(self) -> int:
+        return len(self._records)
+
+    def read(self, start: int, limit: int) -> list[tuple[int, bytes]]:
+        return list(enumerate(self._records))[start : start + limit]
+
+
+def test_an_event_that_nobody_waits_for_rests_in_the_log_until_the_models_may_be_run(
+    empty: Hot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lanes, "STAGE_PAUSE", 0.0)
+    monkeypatch.setattr(lanes, "QUICK_REST", math.inf)
+    with closing(empty.fresh()) as window:
+        lane, _ = lane_of(empty, window, tmp_path, monkeypatch)
+        lane._reader = log = Records()
+        lane._quick_began, lane._quick_took = time.monotonic(), math.inf
+        log.put("Product Viewed")
+        lane.turn()
+        assert (lane.behind, lane.events) == (1, 0)
+        log.put("Logged In")  # at which a signal may fire
+        lane.turn()
+        assert (lane.behind, lane.events) == (0, 2)
+        log.put("Product Viewed")
+        lane.turn()
+        assert (lane.behind, lane.events) == (1, 2)
+        monkeypatch.setattr(lanes, "QUICK_REST", 0.0)
+        monkeypatch.setattr(lanes, "QUICK_PAUSE", 0.0)
+        lane.turn()
+        assert (lane.behind, lane.events) == (0, 3)
+        while lane.waiting:
+            lane.turn()
 
 
 def test_of_few_customers_all_is_run_at_once(

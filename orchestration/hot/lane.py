@@ -97,7 +97,7 @@ class Lane:
         self._quick_groups = 100  # how many it has time for
         self._quick_began = self._staged_at = -math.inf
         self._quick_took = 0.0
-        self._has_fallen_due = False
+        self._in_haste = False
         # Looked at, and not yet taken in.
         self._peeked: list[tuple[int, bytes]] = []
         self._peeked_urgent = False
@@ -247,7 +247,7 @@ class Lane:
         moment = time.monotonic()
         if not self.window.pending or not self._may_run_quick(moment):
             return False
-        self._has_fallen_due = False
+        self._in_haste = False
         marks = self.window.take(self._quick_groups)
         models = self.project.quick_models
         # Of a few, the rest is run along with it: that costs less than to run them aside as well.
@@ -257,6 +257,8 @@ class Lane:
 
         def then(result: Result) -> None:
             self._quick_took = result.seconds
+            # Who was touched or run meanwhile is to be run again, and has waited once.
+            self._in_haste |= not self.window.pending.keys().isdisjoint(marks)
             self.batches += 1
             self.evaluated += len(result.ran)
             # A few say nothing of many.
@@ -282,7 +284,7 @@ class Lane:
         micro-batches what it costs to run a few at a time.
         """
         pause = QUICK_PAUSE
-        if len(self.window.pending) < self._quick_groups and not self._has_fallen_due:
+        if len(self.window.pending) < self._quick_groups and not self._in_haste:
             pause = max(pause, min(self._quick_took / QUICK_SHARE, QUICK_REST))
         return "middle" not in self._jobs and moment - self._quick_began >= pause
 
@@ -350,7 +352,8 @@ class Lane:
         moment = time.monotonic()
         rested = moment - self._slow_began > max(SLOW_PAUSE, self._slow_took / SLOW_SHARE)
         quiet = not self.window.pending and moment - self._quick_began > QUIET_SECONDS
-        backlog = self.behind or len(self.window.pending) > self._quick_groups
+        unseen = self.behind > len(self._peeked)
+        backlog = unseen or len(self.window.pending) > self._quick_groups
         if not self._slow or backlog or not (rested or quiet):
             return False
         self._slow_began = moment
@@ -420,7 +423,7 @@ class Lane:
             number = self.window.group_of_customer(customer)
             if number is not None:
                 self.window.touch(number, Touched(self.position - 1, due_at.timestamp()))
-                self._has_fallen_due = True
+                self._in_haste = True
 
     def _wait_for(self, customer: int, due_at: datetime) -> None:
         if (due_at, customer) not in self._known_due:

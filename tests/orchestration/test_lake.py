@@ -123,6 +123,29 @@ def test_maintenance_keeps_the_rows(settings: Settings) -> None:
     }  # fmt: skip
 
 
+def test_maintenance_keeps_one_snapshot_of_each_hour_but_the_last(settings: Settings) -> None:
+    with lake.connect(settings, read_only=False) as connection:
+        connection.execute("create or replace table thinned (n int)")
+        for number in range(4):
+            connection.execute("insert into thinned values (?)", [number])
+        latest = "select max(snapshot_id) from ducklake_snapshot"
+        with closing(psycopg2.connect(postgres.start(settings).lake)) as session, session:
+            cursor = session.cursor()
+            cursor.execute(
+                "update ducklake_snapshot set snapshot_time = now() - interval '3 hours'"
+                f" where snapshot_id < ({latest}) - 1"
+            )
+            cursor.execute(latest)
+            ((last,),) = cursor.fetchall()
+        lake.maintain(settings, {})
+        kept = connection.execute(
+            "select snapshot_id from ducklake_snapshots('lake') order by 1"
+        ).fetchall()
+        assert [number for (number,) in kept if number <= last] == [last - 2, last - 1, last]
+        rows = connection.execute(f"select n from thinned at (version => {last - 2})").fetchall()
+        assert rows == [(0,), (1,)]
+
+
 def test_maintenance_lets_a_waiting_writer_in_between_two_tables(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -293,8 +293,9 @@ def maintain(
 ) -> dict[str, int]:
     """Merge small files, thin out snapshots, remove files nobody can read any more.
 
-    Of the last hour every snapshot is kept, and of the last week the last one of each hour: each
-    micro-batch leaves one, and what they alone can read makes every look at the catalog dearer.
+    Of the last hour every snapshot is kept, and of the last week the last one of each hour and what
+    each model was last built from: each micro-batch leaves one, and what they alone can read makes
+    every look at the catalog dearer.
 
     It becomes the writer for one table at a time, so that a micro-batch need not wait for all of
     them. Files that were dropped are kept for a day: a reader may still be on its way through them.
@@ -340,8 +341,7 @@ def maintain(
                 done["tables_merged"] += call("merge_adjacent_files", *place)
             time.sleep(2 * LOCK_POLL_SECONDS)  # whoever waits for the lock takes it now
         with writer(settings, holder, wait_seconds=MAINTENANCE_WAITS, on_wait=on_wait):
-            versions = [version for (version,) in connection.execute(_DISPENSABLE).fetchall()]
-            if versions:
+            if versions := _dispensable(connection):
                 done["snapshots_expired"] = call("expire_snapshots", f"versions => {versions}")
             done["files_removed"] = call(
                 "cleanup_old_files", "older_than => now() - interval '1 day'"
@@ -351,14 +351,34 @@ def maintain(
 
 
 _DISPENSABLE = f"""
-select snapshot_id from ducklake_snapshots('{CATALOG}')
+with snapshots as (
+    select snapshot_id, snapshot_time from ducklake_snapshots('{CATALOG}')
+),
+
+built as ({{built}})
+
+select snapshot_id from snapshots
 where snapshot_time < now() - interval '1 hour'
 qualify
     snapshot_time < now() - interval '7 days'
-    or row_number() over (
+    or snapshot_id not in (from built) and row_number() over (
         partition by date_trunc('hour', snapshot_time) order by snapshot_id desc
     ) > 1
 """
+# What each model was last built from, which `diff` goes back to.
+_BUILT = f"""
+    select max(snapshots.snapshot_id) as snapshot_id
+    from {CATALOG}.{SCHEMA}.build_watermarks as marks
+    inner join snapshots on snapshots.snapshot_time <= marks.built_at group by marks.model
+"""
+
+
+def _dispensable(connection: DuckDBPyConnection) -> list[int]:
+    """The snapshots that `maintain` drops."""
+    has_built = _is_there(connection, SCHEMA, "build_watermarks")
+    built = _BUILT if has_built else "select snapshot_id from snapshots limit 0"
+    found = connection.execute(_DISPENSABLE.format(built=built)).fetchall()
+    return [version for (version,) in found]
 
 
 def _is_there(connection: DuckDBPyConnection, schema: str, table: str) -> bool:

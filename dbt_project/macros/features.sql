@@ -83,7 +83,8 @@
 
 {# The habits of login_habits as of the last moment of each day that told of them, a select of one row per customer
    of `customers` and day up to `until`; days before `first_day`, if given, count as that day. -1 is unknown: null
-   would be skipped, and an older value told instead. `among` is a condition on `habits` that holds for all of these. #}
+   would be skipped, and an older value told instead. `among` is a condition on `habits` that holds for all of these,
+   `relation` what to read in the place of login_habits. #}
 {% macro habits_by_day(customers, until, first_day=none, relation=none, among='1 = 1') -%}
     {%- set day = utc_date('habits.event_at') -%}
     {%- if first_day -%}

@@ -243,7 +243,7 @@ class Lane:
         return True
 
     def _run_quick(self, now: datetime) -> bool:
-        """Run what takes little time, over those touched last; false if nothing was begun."""
+        """Run the middle over those touched last; false if nothing was begun."""
         moment = time.monotonic()
         if not self.window.pending or not self._may_run_quick(moment):
             return False

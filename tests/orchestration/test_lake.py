@@ -123,27 +123,33 @@ def test_maintenance_keeps_the_rows(settings: Settings) -> None:
     }  # fmt: skip
 
 
-def test_maintenance_keeps_one_snapshot_of_each_hour_but_the_last(settings: Settings) -> None:
+def test_maintenance_keeps_one_snapshot_of_each_hour_and_what_a_model_was_built_from(
+    settings: Settings,
+) -> None:
+    hour = "date_trunc('hour', now()) - interval '3 hours'"
+    latest = "select max(snapshot_id) from ducklake_snapshots('lake')"
+    move = "update ducklake_snapshot set snapshot_time = {} where snapshot_id <= %s"
     with lake.connect(settings, read_only=False) as connection:
+        connection.execute(
+            f"create or replace table build_watermarks as select 'a_model' as model,"
+            f" {hour} + interval '15 minutes' as built_at"
+        )
         connection.execute("create or replace table thinned (n int)")
+        ends = []
         for number in range(4):
             connection.execute("insert into thinned values (?)", [number])
-        latest = "select max(snapshot_id) from ducklake_snapshot"
+            ends += connection.execute(latest).fetchall()[0]
+        first, _, third, last = ends
         with closing(psycopg2.connect(postgres.start(settings).lake)) as session, session:
-            cursor = session.cursor()
-            cursor.execute(
-                "update ducklake_snapshot set snapshot_time = now() - interval '3 hours'"
-                f" where snapshot_id < ({latest}) - 1"
-            )
-            cursor.execute(latest)
-            ((last,),) = cursor.fetchall()
+            session.cursor().execute(move.format(f"{hour} + interval '20 minutes'"), [third])
+            session.cursor().execute(move.format(f"{hour} + interval '10 minutes'"), [first])
         lake.maintain(settings, {})
-        kept = connection.execute(
-            "select snapshot_id from ducklake_snapshots('lake') order by 1"
-        ).fetchall()
-        assert [number for (number,) in kept if number <= last] == [last - 2, last - 1, last]
-        rows = connection.execute(f"select n from thinned at (version => {last - 2})").fetchall()
-        assert rows == [(0,), (1,)]
+        kept = connection.execute("select snapshot_id from ducklake_snapshots('lake')").fetchall()
+        assert sorted(number for (number,) in kept if number <= last) == [first, third, last]
+        for version, rows in ((first, 1), (third, 3)):
+            seen = connection.execute(f"select count(*) from thinned at (version => {version})")
+            assert seen.fetchone() == (rows,)
+        connection.execute("drop table build_watermarks")
 
 
 def test_maintenance_lets_a_waiting_writer_in_between_two_tables(

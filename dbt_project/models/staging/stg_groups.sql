@@ -11,7 +11,7 @@ events as (
         event_at,
         group_id,
         traits
-    from {{ ref('stg_events') }}
+    from {{ rebuilt('stg_events') }}
     where
         type = 'group'
         and group_id is not null
